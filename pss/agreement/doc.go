@@ -1,0 +1,21 @@
+// Package agreement keeps the agreed log of a cell: which entry stands at which index, who is
+// master, and until when the master may answer reads by itself.
+//
+// The engine is go.etcd.io/raft, driven as a state machine: Node takes ticks, messages, proposals
+// and finished appends, and Ready hands out messages to send, entries to append to the durable log
+// and entries to apply. Node has no goroutine, no clock, no file and no socket, so the simulator
+// drives the very code that a server runs.
+//
+// Raft's leader is the master, its term the ballot, a log index an instance.
+//
+// # The lease
+//
+// A master may answer a read without asking anybody while no other server can have become master.
+// Every heartbeat carries the master's clock; its response echoes it. A core server that took a
+// heartbeat refuses every vote for an election time-out, and a server that has just started refuses
+// votes for as long, since it may have forgotten that it took one. So from the newest clock reading
+// that a majority has echoed, no other master can be elected for an election time-out of the
+// followers' clocks, which may run faster than ours by at most MaxDrift. A hand-over of the
+// mastership overrides the followers' refusal, so it voids the lease for the rest of the term; reads
+// then wait for a majority to echo a heartbeat that was sent after they came.
+package agreement

@@ -1,0 +1,453 @@
+package agreement
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/quorum"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/tracker"
+
+	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/log"
+)
+
+// Named limits of agreement. They bound memory; where one is reached the sender waits.
+const (
+	MaxMessageBytes     = 1 << 20  // entries in one append message, unless a single entry is larger
+	MaxInflightMessages = 256      // append messages under way to one server
+	MaxInflightBytes    = 16 << 20 // bytes of entries under way to one server
+	MaxUncommittedBytes = 64 << 20 // entries proposed and not yet committed
+	MaxApplyingBytes    = 8 << 20  // entries handed out to be applied and not yet applied
+	TailBytes           = 32 << 20 // newest stable entries kept in memory for slower servers
+)
+
+// MaxDrift is how much faster than ours another server's clock is assumed to run at most, as a
+// fraction: a lease is shortened by it.
+const MaxDrift = 0.01
+
+// Timing sets the pace of heartbeats and elections.
+type Timing struct {
+	Tick      time.Duration // length of a tick
+	Heartbeat int           // ticks between heartbeats
+	Election  int           // ticks without a heartbeat until an election; the actual time is random in [1,2) of it
+}
+
+// LAN is the timing for servers in one building: heartbeats each 50 ms, elections after 300 to 600 ms.
+var LAN = Timing{Tick: 25 * time.Millisecond, Heartbeat: 2, Election: 12}
+
+// electionTimeout is the shortest time after which a follower may vote against a silent master.
+func (t Timing) electionTimeout() time.Duration { return t.Tick * time.Duration(t.Election) }
+
+// lease is how long a master may trust a heartbeat that a majority took. A follower counts ticks,
+// so its time-out may begin up to one tick late and end up to one tick early.
+func (t Timing) lease() time.Duration {
+	d := t.electionTimeout() - 2*t.Tick
+	return d - time.Duration(float64(d)*MaxDrift)
+}
+
+// Config sets up a Node.
+type Config struct {
+	ID      cell.ID
+	Members raftpb.ConfState // as of Applied: from the checkpoint, or of a new cell
+	Applied uint64           // index that the state machine stands at
+	Log     *log.Log         // read by the Node; whoever runs it writes it as Ready says
+	Timing  Timing
+	Logger  *slog.Logger
+	// Snapshot returns what a server that lags behind the log has to start from.
+	// raft.ErrSnapshotTemporarilyUnavailable makes agreement ask again later.
+	Snapshot func() (raftpb.Snapshot, error)
+}
+
+// Outgoing is a message for another server.
+type Outgoing struct {
+	To      cell.ID
+	Message raftpb.Message
+	// Stamp goes along with a heartbeat, and Echo, the heartbeat's stamp, with the response: see Step.
+	Stamp, Echo time.Duration
+}
+
+// Urgent says whether the message travels as a datagram, so that bulk data can't delay it.
+func (o *Outgoing) Urgent() bool {
+	switch o.Message.Type {
+	case raftpb.MsgHeartbeat, raftpb.MsgHeartbeatResp, raftpb.MsgVote, raftpb.MsgVoteResp,
+		raftpb.MsgPreVote, raftpb.MsgPreVoteResp, raftpb.MsgTimeoutNow:
+		return true
+	}
+	return false
+}
+
+// Append is work for the durable log. Appends are carried out in the order they were handed out:
+// written, then synced if Durable says so, then given back through Node.Appended.
+type Append struct {
+	State    *log.HardState // nil when it did not change
+	Entries  []log.Entry
+	Snapshot *raftpb.Snapshot // the log restarts behind it, once Install is done
+	Install  func() error     // brings the state of Snapshot to disk; set by the replica
+	// Durable: something waits for this and everything before it to be on stable storage.
+	Durable   bool
+	responses []raftpb.Message
+}
+
+// Commit is a run of agreed entries for the state machine, to be given back through Node.Applied.
+type Commit struct {
+	Entries  []raftpb.Entry
+	response raftpb.Message
+}
+
+// Output is what a Node wants done. Its slices are reused by the next Ready that gets it.
+type Output struct {
+	Messages []Outgoing
+	Appends  []Append
+	Commits  []Commit
+}
+
+// Reset empties o and keeps its memory.
+func (o *Output) Reset() {
+	clear(o.Messages)
+	clear(o.Appends)
+	clear(o.Commits)
+	o.Messages, o.Appends, o.Commits = o.Messages[:0], o.Appends[:0], o.Commits[:0]
+}
+
+// View is who is master, as this server sees it.
+type View struct {
+	Term   uint64
+	Master cell.ID // valid when Known
+	Known  bool
+	Self   bool // this server is master
+}
+
+// Node is one server's part in the agreement. It is not safe for concurrent use.
+type Node struct {
+	id     cell.ID
+	raft   *raft.RawNode
+	store  *storage
+	timing Timing
+
+	now      time.Duration // newest time any input carried
+	lastTick time.Duration
+	votesAt  time.Duration // votes are refused until then: see the package comment
+
+	term     uint64
+	stamps   map[uint64]time.Duration // stamp of the newest heartbeat taken from each member
+	echoes   map[uint64]time.Duration // newest own clock reading each member echoed in this term
+	proven   time.Duration            // newest clock reading that a majority has echoed, or 0
+	handover bool                     // mastership was offered to another server in this term
+}
+
+// NewNode starts from what the log and the checkpoint hold. now is the present time on the clock
+// that all later inputs use.
+func NewNode(c Config, now time.Duration) (n *Node, err error) {
+	n = &Node{
+		id: c.ID, timing: c.Timing, now: now, lastTick: now,
+		votesAt: now + c.Timing.electionTimeout() + c.Timing.Tick,
+		store:   newStorage(c.Log, c.Members, c.Applied, c.Snapshot),
+		stamps:  make(map[uint64]time.Duration), echoes: make(map[uint64]time.Duration),
+	}
+	if first := c.Log.First(); first > c.Applied+1 {
+		return nil, fmt.Errorf("the log begins at %d but the checkpoint ends at %d", first, c.Applied)
+	}
+	// The engine panics when log and checkpoint can't belong together.
+	defer func() {
+		if p := recover(); p != nil {
+			n, err = nil, fmt.Errorf("starting agreement: %v", p)
+		}
+	}()
+	rn, err := raft.NewRawNode(&raft.Config{
+		ID:            c.ID.Raft(),
+		ElectionTick:  c.Timing.Election,
+		HeartbeatTick: c.Timing.Heartbeat,
+		Storage:       n.store,
+		Applied:       c.Applied,
+
+		AsyncStorageWrites: true,
+		CheckQuorum:        true,
+		PreVote:            true,
+
+		MaxSizePerMsg:             MaxMessageBytes,
+		MaxCommittedSizePerReady:  MaxApplyingBytes,
+		MaxUncommittedEntriesSize: MaxUncommittedBytes,
+		MaxInflightMsgs:           MaxInflightMessages,
+		MaxInflightBytes:          MaxInflightBytes,
+
+		DisableProposalForwarding: true,
+		StepDownOnRemoval:         true,
+		Logger:                    raftLogger{c.Logger},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("starting agreement: %w", err)
+	}
+	n.raft = rn
+	n.term = rn.BasicStatus().Term
+	return n, nil
+}
+
+// Tick lets time pass. However much has passed, one call is at most one tick of the election clock,
+// so that a server that was stopped for a while hears its peers before it judges them.
+func (n *Node) Tick(now time.Duration) {
+	n.now = now
+	if now-n.lastTick < n.timing.Tick {
+		return
+	}
+	n.lastTick = now
+	n.raft.Tick()
+}
+
+// Step takes a message from another server. stamp and echo are what came along with it (Outgoing): a
+// heartbeat carries its sender's clock, and a response echoes that of the heartbeat that was taken.
+func (n *Node) Step(now time.Duration, m raftpb.Message, stamp, echo time.Duration) error {
+	n.now = max(n.now, now)
+	switch m.Type {
+	case raftpb.MsgVote, raftpb.MsgPreVote:
+		if now < n.votesAt {
+			return nil
+		}
+	case raftpb.MsgHeartbeat:
+		if m.Term >= n.raft.BasicStatus().Term { // an older one will not be taken
+			n.stamps[m.From] = stamp
+		}
+	case raftpb.MsgHeartbeatResp:
+		n.observeTerm()
+		if m.Term == n.term && echo > n.echoes[m.From] && echo <= n.now {
+			n.echoes[m.From] = echo
+			n.prove()
+		}
+	}
+	if err := n.raft.Step(m); err != nil && !errors.Is(err, raft.ErrStepPeerNotFound) {
+		return fmt.Errorf("message %v from %d: %w", m.Type, m.From, err)
+	}
+	return nil
+}
+
+// observeTerm forgets what was proven in an older term.
+func (n *Node) observeTerm() {
+	if t := n.raft.BasicStatus().Term; t != n.term {
+		n.term, n.proven, n.handover = t, 0, false
+		clear(n.echoes)
+	}
+}
+
+// AckedIndex makes a Node a quorum.AckedIndexer over clock readings: it answers what a voter has
+// echoed, so that raft's own quorum arithmetic, joint configurations included, finds the reading
+// that a majority has echoed.
+func (n *Node) AckedIndex(voter uint64) (quorum.Index, bool) {
+	if voter == n.id.Raft() {
+		return quorum.Index(n.now), true
+	}
+	e, ok := n.echoes[voter]
+	return quorum.Index(e), ok
+}
+
+func (n *Node) prove() {
+	at := time.Duration(n.raft.Status().Config.Voters.CommittedIndex(n))
+	n.proven = max(n.proven, at)
+}
+
+// Lease is the time until which this server may answer reads from its state machine by itself,
+// provided that everything committed when it became master is applied. It is 0 when it may not.
+func (n *Node) Lease() time.Duration {
+	n.observeTerm()
+	if n.handover || n.proven == 0 || n.raft.BasicStatus().RaftState != raft.StateLeader {
+		return 0
+	}
+	return n.proven + n.timing.lease()
+}
+
+// Proven is the newest time at which this server is known to have been master, in this term. A
+// read that came no later may be answered whatever the lease says. It is 0 when there is none.
+func (n *Node) Proven() time.Duration {
+	n.observeTerm()
+	if n.raft.BasicStatus().RaftState != raft.StateLeader {
+		return 0
+	}
+	return n.proven
+}
+
+// ErrRefused reports that a proposal was not taken: this server is not master, is handing its
+// mastership over, or has as much under way as it may.
+var ErrRefused = errors.New("the proposal was not taken")
+
+// Propose asks for entries to be appended to the agreed log, all or none of them. It returns the
+// index and the term they got; they are agreed upon only when they come back in a Commit with that
+// term. The Node keeps entries. What else became ready is added to out.
+func (n *Node) Propose(entries []raftpb.Entry, out *Output) (first, term uint64, err error) {
+	// The index is the one behind the newest entry, and that is known once all entries are handed out.
+	n.Ready(out)
+	st := n.raft.BasicStatus()
+	if st.RaftState != raft.StateLeader {
+		return 0, 0, ErrRefused
+	}
+	first = n.store.lastIssued + 1
+	err = n.raft.Step(raftpb.Message{Type: raftpb.MsgProp, From: n.id.Raft(), Entries: entries})
+	if errors.Is(err, raft.ErrProposalDropped) {
+		return 0, 0, ErrRefused
+	}
+	if err != nil {
+		return 0, 0, fmt.Errorf("proposing %d entries: %w", len(entries), err)
+	}
+	return first, st.Term, nil
+}
+
+// Ready adds everything that is to be done to out and reports whether there was anything.
+func (n *Node) Ready(out *Output) bool {
+	any := false
+	for n.raft.HasReady() {
+		any = true
+		rd := n.raft.Ready()
+		for i := range rd.Messages {
+			n.sort(out, &rd.Messages[i])
+		}
+	}
+	return any
+}
+
+func (n *Node) sort(out *Output, m *raftpb.Message) {
+	switch m.To {
+	case raft.LocalAppendThread:
+		out.Appends = append(out.Appends, n.toAppend(m))
+	case raft.LocalApplyThread:
+		out.Commits = append(out.Commits, Commit{Entries: m.Entries, response: m.Responses[0]})
+	default:
+		o := Outgoing{To: memberID(m.To), Message: *m}
+		switch m.Type {
+		case raftpb.MsgHeartbeat:
+			o.Stamp = n.now
+		case raftpb.MsgHeartbeatResp:
+			o.Echo = n.stamps[m.To]
+		}
+		out.Messages = append(out.Messages, o)
+	}
+}
+
+func (n *Node) toAppend(m *raftpb.Message) Append {
+	a := Append{Durable: len(m.Responses) > 0, responses: m.Responses}
+	if m.Term != 0 {
+		hs := log.HardState{Term: m.Term, Vote: m.Vote, Commit: m.Commit}
+		// A higher commit index alone is not worth a write: it is found again from the master.
+		if hs.Term != n.store.hard.Term || hs.Vote != n.store.hard.Vote || len(m.Entries) > 0 {
+			a.State = &hs
+		}
+		n.store.hard = hs
+	}
+	if m.Snapshot != nil && !raft.IsEmptySnap(*m.Snapshot) {
+		a.Snapshot = m.Snapshot
+		n.store.restart(m.Snapshot)
+	}
+	if len(m.Entries) > 0 {
+		n.store.issued(m.Entries)
+		a.Entries = make([]log.Entry, len(m.Entries))
+		for i, e := range m.Entries {
+			a.Entries[i] = log.Entry{Index: e.Index, Term: e.Term, Kind: uint8(e.Type), Data: e.Data}
+		}
+	}
+	return a
+}
+
+// Appended tells that an Append was carried out: it is durable if that was asked for. It adds the
+// messages that waited for it to out.
+func (n *Node) Appended(now time.Duration, a *Append, out *Output) error {
+	n.now = max(n.now, now)
+	for _, m := range a.responses {
+		if m.To == n.id.Raft() {
+			if err := n.raft.Step(m); err != nil {
+				return fmt.Errorf("finished append: %w", err)
+			}
+			continue
+		}
+		out.Messages = append(out.Messages, Outgoing{To: memberID(m.To), Message: m})
+	}
+	return nil
+}
+
+// Applied tells that a Commit was applied to the state machine.
+func (n *Node) Applied(c *Commit) error {
+	last := c.Entries[len(c.Entries)-1].Index
+	if err := n.raft.Step(c.response); err != nil {
+		return fmt.Errorf("finished apply: %w", err)
+	}
+	n.store.applied = last
+	return nil
+}
+
+// memberID is the server behind a member's number. Only servers become members.
+func memberID(raftID uint64) cell.ID {
+	id, ok := cell.FromRaft(raftID)
+	if !ok {
+		panic(fmt.Sprintf("agreement: member %d is no server", raftID))
+	}
+	return id
+}
+
+// View tells who is master.
+func (n *Node) View() View {
+	st := n.raft.BasicStatus()
+	v := View{Term: st.Term, Self: st.RaftState == raft.StateLeader}
+	if st.Lead != raft.None {
+		v.Master, v.Known = cell.FromRaft(st.Lead)
+	}
+	return v
+}
+
+// HandOver offers the mastership to another server. Reads by lease end at once.
+func (n *Node) HandOver(to cell.ID) {
+	n.observeTerm()
+	n.handover = true
+	n.raft.TransferLeader(to.Raft())
+}
+
+// Unreachable tells that messages to a server were lost.
+func (n *Node) Unreachable(id cell.ID) { n.raft.ReportUnreachable(id.Raft()) }
+
+// SnapshotDone tells how sending a snapshot to a server ended.
+func (n *Node) SnapshotDone(id cell.ID, ok bool) {
+	status := raft.SnapshotFinish
+	if !ok {
+		status = raft.SnapshotFailure
+	}
+	n.raft.ReportSnapshot(id.Raft(), status)
+}
+
+// ApplyMembers applies an agreed change of members and returns the members from here on.
+func (n *Node) ApplyMembers(c raftpb.ConfChangeI) raftpb.ConfState {
+	n.store.members = *n.raft.ApplyConfChange(c)
+	return n.store.members
+}
+
+// Members is who belongs to the cell, as of the applied index.
+func (n *Node) Members() raftpb.ConfState { return n.store.members }
+
+// Progress is how far another server is, as the master knows it.
+type Progress struct {
+	ID      cell.ID
+	Voter   bool
+	Match   uint64 // it has the log up to here
+	Active  bool   // it answered within the last election time-out
+	Lagging bool   // it needs more than the log holds
+	Sending string // raft's state of replication to it
+}
+
+// Progress lists the members a master replicates to, itself included, in no order; on other servers it is empty.
+func (n *Node) Progress(dst []Progress) []Progress {
+	if n.raft.BasicStatus().RaftState != raft.StateLeader {
+		return dst
+	}
+	for id, pr := range n.raft.Status().Progress {
+		dst = append(dst, Progress{ID: memberID(id), Voter: !pr.IsLearner, Match: pr.Match,
+			Active: pr.RecentActive || id == n.id.Raft(), Lagging: pr.State == tracker.StateSnapshot,
+			Sending: pr.State.String()})
+	}
+	return dst
+}
+
+// Position is where a Node stands in the log.
+type Position struct{ Term, Commit, Applied, Last uint64 }
+
+// Position returns the present term, commit index, applied index and newest index.
+func (n *Node) Position() Position {
+	st := n.raft.BasicStatus()
+	return Position{Term: st.Term, Commit: st.Commit, Applied: st.Applied, Last: n.store.lastIssued}
+}

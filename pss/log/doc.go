@@ -1,0 +1,71 @@
+// Package log is the durable log of a server: numbered entries and the HardState of agreement, on
+// preallocated files that are used again and again, so that an append is one write and one fdatasync
+// without any work for the file system's journal. It knows no raft; it starts no goroutine.
+//
+// # Files
+//
+// The log is a folder of segments, NNNNNNNNNNNNNNNN.log, the segment's number in hexadecimal. Numbers
+// are consecutive. The segments that are in use come first, then those that are ready to be used; a
+// ready one is zeros, or still has the frames of the segment that its file was before. *.tmp is a
+// segment in the making.
+//
+// # Frames
+//
+// A segment is a sequence of frames, each at a multiple of 4096 bytes and filled up to one. A frame is
+// what one Append made durable at once, and a block that was written is not written again before its
+// file becomes another segment. Integers are little-endian.
+//
+//	  0  u32  'P' 'L' 'F' and the version of the format, 1
+//	  4  u32  CRC32C of bytes 8 to 127: the frame's checksum
+//	  8  u32  checksum of the frame before it, in this segment or the one before
+//	 12  u32  CRC32C of the table
+//	 16  u64  number of the segment
+//	 24  u64  offset of the frame in the segment, in bytes
+//	 32  u64  synced: everything in this segment below this offset was synced when the frame was written
+//	 40  u64  epoch: how often the log was opened
+//	 48  u32  size of the frame in bytes: header, table and data, without the filling
+//	 52  u32  number of entries
+//	 56  u32  flags: 1 reset, everything before is forgotten
+//	 60  u32  0
+//	 64  u64  index of the entry before the first one
+//	 72  u64  its term
+//	 80  u64  HardState: term
+//	 88  u64  HardState: vote
+//	 96  u64  HardState: commit
+//	104  u64  identity of the log, random: no frame of another log, nor a client's data, passes for one of this
+//	112  u64  0
+//	120  u64  0
+//	128       the table: for each entry
+//	            0  u64  term
+//	            8  u32  size of the data in bytes
+//	           12  u32  CRC32C of the data
+//	           16  u8   kind
+//	           17       7 bytes 0
+//	          the data of all entries, one after the other
+//
+// The checksum of a frame covers that of the table, the table those of the data, and the next frame
+// repeats it: the chain covers every byte but the filling, and each byte is summed once. The header
+// lies in one sector, so it is whole or it is not there. Every frame repeats the HardState and
+// says what comes before its entries: any segment can be the oldest one.
+//
+// An entry whose index is not beyond the last one replaces the entries from there on.
+//
+// # Recovery
+//
+// Opening reads all frames in order. What ends a segment, and whether that is its end, the torn tail of
+// a power cut, or damage, is decided by the tables in recovery.go. Damage is never cut off. Two rules
+// make the decision possible:
+//
+//   - a segment is begun only when the one before it is synced. So each segment but the last must be
+//     whole, which the checksum that the next one repeats proves;
+//   - a frame says how far its segment was synced. So a bad frame below any such claim was once good.
+//
+// What can't be told from a torn tail is damage to the last frame before a power cut, since
+// nothing after it vouches for it; and the loss of the newest segments' files. A clean Close leaves an
+// empty frame that vouches for all before it, and so does every Open.
+//
+// After a power cut a frame may have survived behind one that did not. It must never become
+// reachable when the gap is filled again. So Open begins with an empty frame of a new epoch, and syncs
+// it, before anything else is written: whatever follows builds on a checksum that no earlier frame
+// could have repeated. The Sync also makes durable what a killed process had written only.
+package log

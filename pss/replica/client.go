@@ -1,0 +1,410 @@
+package replica
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/release"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/wire"
+)
+
+// Named limits of one client connection. Where one is reached the server stops reading from it.
+const (
+	maxClientProposals = 2 * op.Window // operations taken and not answered
+	maxClientBytes     = 64 << 20      // bytes of these
+	maxClientReplies   = 16 << 20      // bytes of replies waiting to be written
+	maxClientReads     = 1024          // reads waiting for the lease
+)
+
+// client is one connection of a client.
+type client struct {
+	r    *Replica
+	conn net.Conn
+	out  *outlet
+
+	mu        sync.Mutex
+	room      sync.Cond // signalled when one of the counts below falls, or at the end
+	proposals int
+	bytes     int
+	reads     int
+	ended     bool
+}
+
+// accept takes connections until the listener is closed.
+func (r *Replica) accept() {
+	slots := make(chan struct{}, maxConnections)
+	for {
+		conn, err := r.tcp.Accept()
+		if err != nil {
+			if r.ctx.Err() != nil {
+				return
+			}
+			r.logger.Warn("accept", "error", err)
+			select {
+			case <-r.ctx.Done():
+				return
+			case <-time.After(dialPauseMin): // out of descriptors, most likely
+			}
+			continue
+		}
+		select {
+		case slots <- struct{}{}:
+		default:
+			r.logger.Warn("too many connections", "limit", maxConnections, "from", conn.RemoteAddr())
+			conn.Close()
+			continue
+		}
+		r.tasks.Go(func() {
+			defer func() { <-slots }()
+			r.serve(conn)
+		})
+	}
+}
+
+// serve finds out who is calling and talks to it until the connection ends.
+func (r *Replica) serve(conn net.Conn) {
+	defer conn.Close()
+	stop := r.closeWith(conn)
+	defer stop()
+	rd := wire.NewReader(conn)
+	hello, err := r.greet(conn, rd)
+	if err != nil {
+		r.logger.Debug("connection refused", "from", conn.RemoteAddr(), "error", err)
+		return
+	}
+	if hello.Role == wire.RolePeer {
+		err = r.receive(conn, rd, cell.ID(hello.From))
+	} else {
+		err = r.serveClient(conn, rd)
+	}
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && r.ctx.Err() == nil {
+		r.logger.Info("connection ended", "from", conn.RemoteAddr(), "error", err)
+	}
+}
+
+// closeWith closes conn when the server ends.
+func (r *Replica) closeWith(conn net.Conn) (stop func()) {
+	done := make(chan struct{})
+	r.tasks.Go(func() {
+		select {
+		case <-r.ctx.Done():
+			conn.Close()
+		case <-done:
+		}
+	})
+	return func() { close(done) }
+}
+
+// greet reads the first frame and answers it.
+func (r *Replica) greet(conn net.Conn, rd *wire.Reader) (wire.Hello, error) {
+	if err := conn.SetDeadline(time.Now().Add(helloTimeout)); err != nil {
+		return wire.Hello{}, err
+	}
+	h, err := rd.Next()
+	if err != nil {
+		return wire.Hello{}, err
+	}
+	body, err := rd.View()
+	if err != nil {
+		return wire.Hello{}, err
+	}
+	if h.Kind != wire.KindHello {
+		return wire.Hello{}, fmt.Errorf("%w: %v for a hello", wire.ErrProtocol, h.Kind)
+	}
+	hello, err := wire.ParseHello(body)
+	if err != nil {
+		return hello, err
+	}
+	w := wire.NewWriter(conn)
+	if refusal := r.refuse(&hello); refusal != "" {
+		err = errors.New(refusal)
+		return hello, errors.Join(err, w.Goodbye(refusal), w.Flush())
+	}
+	err = w.HelloReply(wire.HelloReply{Master: masterOf(r.view()), Protocol: wire.Protocol,
+		Server: uint8(r.opts.ID), Software: release.Version})
+	if err == nil {
+		err = w.Flush()
+	}
+	if err != nil {
+		return hello, err
+	}
+	return hello, conn.SetDeadline(time.Time{})
+}
+
+// refuse says why a caller is not welcome, or nothing.
+func (r *Replica) refuse(h *wire.Hello) string {
+	switch {
+	case h.Protocol != wire.Protocol:
+		return fmt.Sprintf("this server speaks protocol %d, not %d", wire.Protocol, h.Protocol)
+	case h.To != wire.None && h.To != uint8(r.opts.ID):
+		return fmt.Sprintf("this is server %d, not %d", r.opts.ID, h.To)
+	case h.Role == wire.RolePeer && (h.From >= cell.MaxServers || r.peers[cell.ID(h.From)] == nil):
+		return fmt.Sprintf("server %d is not in this cell", h.From)
+	}
+	return ""
+}
+
+func (r *Replica) serveClient(conn net.Conn, rd *wire.Reader) error {
+	c := &client{r: r, conn: conn}
+	c.room.L = &c.mu
+	c.out = newOutlet(conn, &r.pool, c.signalRoom)
+	r.clients.Lock()
+	r.clients.all[c] = struct{}{}
+	r.clients.Unlock()
+	c.notice(masterOf(r.view())) // it may have changed since the greeting
+	var writer sync.WaitGroup
+	writer.Go(c.out.run)
+	defer func() {
+		r.clients.Lock()
+		delete(r.clients.all, c)
+		r.clients.Unlock()
+		c.end()
+		c.out.close()
+		writer.Wait()
+	}()
+	return c.receive(rd)
+}
+
+// receive takes frames until the connection ends. What has gathered is given to the Core at once.
+func (c *client) receive(rd *wire.Reader) error {
+	var slab wire.Slab
+	var batch []Proposal
+	for {
+		h, err := rd.Next()
+		if err != nil {
+			return err
+		}
+		switch h.Kind {
+		case wire.KindPropose:
+			p, err := c.takeProposal(rd, h, &slab)
+			if err != nil {
+				return err
+			}
+			batch = append(batch, p)
+		case wire.KindRead:
+			if err := c.takeRead(rd, h); err != nil {
+				return err
+			}
+		case wire.KindQuery:
+			if err := c.takeQuery(rd, h); err != nil {
+				return err
+			}
+		case wire.KindPing:
+			c.out.end(c.out.begin().Pong(h.Tag))
+		case wire.KindStatus:
+			c.out.end(c.out.begin().StatusReply(h.Tag, op.OK, c.r.Report()))
+		case wire.KindPong, wire.KindGoodbye:
+		default:
+			return fmt.Errorf("%w: %v from a client", wire.ErrProtocol, h.Kind)
+		}
+		if rd.Buffered() >= wire.HeaderSize && len(batch) < maxBatchEntries {
+			continue
+		}
+		if len(batch) > 0 {
+			c.propose(batch)
+			clear(batch)
+			batch = batch[:0]
+		}
+		c.out.flush()
+		if !c.waitForRoom() {
+			return net.ErrClosed
+		}
+	}
+}
+
+func (c *client) takeProposal(rd *wire.Reader, h wire.Header, slab *wire.Slab) (Proposal, error) {
+	b := slab.Take(int(h.Size))
+	if err := rd.Body(b); err != nil {
+		return Proposal{}, err
+	}
+	o, err := op.Parse(b)
+	if err == nil {
+		err = o.Check()
+	}
+	if err != nil {
+		return Proposal{}, err
+	}
+	return Proposal{Origin: Origin{Client: c, Tag: h.Tag}, Op: b}, nil
+}
+
+func (c *client) propose(batch []Proposal) {
+	c.mu.Lock()
+	c.proposals += len(batch)
+	for i := range batch {
+		c.bytes += len(batch[i].Op)
+	}
+	c.mu.Unlock()
+	c.r.drive(func(time.Duration) error { c.r.core.Propose(batch...); return nil })
+}
+
+// waitForRoom waits until the connection is within its limits. It reports false when it ended.
+func (c *client) waitForRoom() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for !c.ended && (c.proposals >= maxClientProposals || c.bytes >= maxClientBytes ||
+		c.reads >= maxClientReads || c.out.waiting() >= maxClientReplies) {
+		c.room.Wait()
+	}
+	return !c.ended
+}
+
+func (c *client) signalRoom() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.room.Signal()
+}
+
+func (c *client) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended = true
+	c.room.Broadcast()
+}
+
+// pendingRead is a read that waits for the lease.
+type pendingRead struct {
+	c    *client
+	read wire.Read
+}
+
+func (c *client) takeRead(rd *wire.Reader, h wire.Header) error {
+	b, err := rd.View()
+	if err != nil {
+		return err
+	}
+	q, err := wire.ParseRead(b)
+	if err != nil {
+		return err
+	}
+	// Whoever is master at this moment, with everything it ever answered applied, may answer
+	// from the store as it is now or later.
+	if c.r.now() < c.r.core.Lease() {
+		c.read(h.Tag, q)
+		return nil
+	}
+	c.count(1)
+	c.r.drive(func(now time.Duration) error {
+		c.r.core.Ask(now, Read{Origin: Origin{Client: &pendingRead{c, q}, Tag: h.Tag}})
+		return nil
+	})
+	return nil
+}
+
+func (c *client) count(reads int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.reads += reads
+	c.room.Signal()
+}
+
+// read reads blocks and adds the reply.
+func (c *client) read(tag uint64, q wire.Read) {
+	size, _, ok := c.r.core.Machine().Object(q.Object)
+	if !ok {
+		c.out.end(c.out.begin().ReadReply(tag, op.NotFound, nil, nil))
+		return
+	}
+	n := 0
+	if q.Offset < size {
+		n = int(min(uint64(q.Length), size-q.Offset))
+	}
+	pieces := op.Pieces(q.Offset, n)
+	head := 4 * pieces
+	b := c.r.pool.get(head + n)
+	sums := c.r.pool.sums()
+	err := c.r.store.ReadSums(q.Object, int64(q.Offset), b[head:], sums[:pieces])
+	for i, s := range sums[:pieces] {
+		binary.LittleEndian.PutUint32(b[4*i:], s)
+	}
+	c.r.pool.putSums(sums)
+	if err != nil {
+		c.r.pool.put(b)
+		c.r.failed(fmt.Errorf("read of object %d at %d: %w", q.Object, q.Offset, err))
+		return
+	}
+	w := c.out.begin()
+	err = w.ReadReply(tag, op.OK, b[:head], b[head:])
+	c.out.own(b)
+	c.out.end(err)
+}
+
+func (c *client) takeQuery(rd *wire.Reader, h wire.Header) error {
+	b, err := rd.View()
+	if err != nil {
+		return err
+	}
+	q, err := op.ParseQuery(b)
+	if err != nil {
+		return err
+	}
+	c.count(1)
+	c.r.drive(func(now time.Duration) error {
+		c.r.core.Ask(now, Read{Origin: Origin{Client: c, Tag: h.Tag}, Query: &q})
+		return nil
+	})
+	return nil
+}
+
+// notice tells the client who is master.
+func (c *client) notice(m wire.Master) {
+	c.out.end(c.out.begin().Notice(m))
+	c.out.signal()
+}
+
+// deliver passes a Core's reply on to the connection it is for. It never waits.
+func (r *Replica) deliver(reply *Reply) {
+	switch to := reply.Client.(type) {
+	case *pendingRead:
+		to.c.answerRead(reply, to.read)
+	case *client:
+		if reply.Answer != nil {
+			to.count(-1)
+			to.out.end(to.out.begin().QueryReply(reply.Tag, *reply.Answer))
+		} else {
+			to.answer(reply)
+		}
+		to.out.signal()
+	}
+}
+
+func (c *client) answer(reply *Reply) {
+	w := c.out.begin()
+	var err error
+	if reply.NotMaster {
+		err = w.NotMaster(reply.Tag, masterOf(c.r.core.View()))
+	} else {
+		err = w.Result(reply.Tag, reply.Result)
+	}
+	c.out.end(err)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if reply.Bytes == 0 { // a query
+		c.reads--
+	} else {
+		c.proposals--
+		c.bytes -= reply.Bytes
+	}
+	c.room.Signal()
+}
+
+// answerRead answers a read that waited for the lease.
+func (c *client) answerRead(reply *Reply, q wire.Read) {
+	c.count(-1)
+	if reply.NotMaster {
+		c.out.end(c.out.begin().NotMaster(reply.Tag, masterOf(c.r.core.View())))
+		c.out.signal()
+		return
+	}
+	tag := reply.Tag
+	c.r.tasks.Go(func() { // the disk may be slow, and the caller holds the Replica's lock
+		c.read(tag, q)
+		c.out.signal()
+	})
+}

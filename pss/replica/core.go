@@ -1,0 +1,492 @@
+package replica
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/paxos-iscsi/paxos-iscsi/pss/agreement"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/log"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/state"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/store"
+)
+
+// Named limits of a replica.
+const (
+	maxBatchEntries = 1024    // proposals given to agreement at once
+	maxBatchBytes   = 4 << 20 // bytes of proposals given to agreement at once
+	// MaxQueuedProposals is how many proposals may wait for agreement; the caller keeps clients from
+	// sending more than their windows, so reaching it is refused as NotMaster would be.
+	MaxQueuedProposals = 64 << 10
+	// MaxQueuedReads is how many reads may wait for the lease.
+	MaxQueuedReads = 64 << 10
+	// keptCheckpoints is how many checkpoints back the log is kept for servers that lag.
+	keptCheckpoints = 3
+)
+
+// Config sets up a Core.
+type Config struct {
+	ID      cell.ID
+	Members raftpb.ConfState // of a new cell; a checkpoint's members win
+	Timing  agreement.Timing
+	Logger  *slog.Logger
+
+	// CheckpointBytes of changed blocks in memory begin a checkpoint.
+	CheckpointBytes int64
+	// OverlayBytes of changed blocks in memory make applying wait for the checkpoint under way.
+	OverlayBytes int64
+	// CheckpointEvery makes a checkpoint when there is anything new and the last one is so old.
+	CheckpointEvery time.Duration
+}
+
+// Origin tells who asked and under which tag, for the reply. Client belongs to the caller.
+type Origin struct {
+	Client any
+	Tag    uint64
+}
+
+// Proposal is an operation that a client asks for. Op is the whole operation, parsed and checked by
+// the caller; the Core keeps it, and it must not change any more.
+type Proposal struct {
+	Origin
+	Op []byte
+}
+
+// Read is a question that the master may answer when it is sure to be master. Query is nil for a
+// read of blocks, which the caller carries out itself.
+type Read struct {
+	Origin
+	Query *op.Query
+	at    time.Duration
+}
+
+// Reply answers an Origin.
+type Reply struct {
+	Origin
+	NotMaster bool // this server can't answer: ask the master
+	Bytes     int  // of the operation this answers, 0 for a read
+	Result    op.Result
+	Answer    *op.Answer // of a query
+	Granted   bool       // a read of blocks may be carried out now
+}
+
+// Output is what a Core wants done. Appends are carried out in order; the rest in any order.
+type Output struct {
+	Messages []agreement.Outgoing
+	Appends  []agreement.Append
+	Replies  []Reply
+	Flush    *store.Flush // to be run beside everything else, then given to FlushDone
+	CatchUp  *CatchUp     // to be carried out beside everything else, then given to CaughtUp
+	Recycle  uint64       // the log up to here is not needed any more; 0: nothing new
+	Master   *agreement.View
+}
+
+// Reset empties o and keeps its memory.
+func (o *Output) Reset() {
+	clear(o.Messages)
+	clear(o.Appends)
+	clear(o.Replies)
+	*o = Output{Messages: o.Messages[:0], Appends: o.Appends[:0], Replies: o.Replies[:0]}
+}
+
+// waiter is a client that waits for the entry at an index.
+type waiter struct {
+	Origin
+	bytes int
+}
+
+// Core is a replica without its surroundings: bytes that arrived go in, and messages to send,
+// entries to append and replies come out. It has no goroutine, clock, file or socket of its own (the
+// store it applies to reads old blocks for partial writes), so the simulator runs it as it is. It is
+// not safe for concurrent use, but for Lease.
+type Core struct {
+	cfg     Config
+	node    *agreement.Node
+	machine *state.Machine
+	store   *store.Store
+	logger  *slog.Logger
+
+	now     time.Duration
+	agreed  agreement.Output
+	commits []agreement.Commit // handed out by agreement, waiting to be applied
+	applied uint64
+	appTerm uint64 // term of the entry at applied
+	view    agreement.View
+	ready   bool // master, and an entry of its own term is applied
+	lease   atomic.Int64
+
+	queue    []Proposal // not yet proposed
+	waiting  []waiter   // clients of the entries from waitFrom on
+	waitFrom uint64
+	waitTerm uint64
+	reads    []Read
+
+	flushing    bool
+	flushIndex  uint64
+	flushAt     time.Duration
+	checkpoints []uint64 // newest last
+
+	base    base // what a server that lags too far is brought to
+	held    time.Duration
+	behind  *CatchUp // this server lags too far: under way
+	retryAt time.Duration
+}
+
+// NewCore starts a replica from its log and its store, which stands at ckpt.
+func NewCore(cfg Config, l *log.Log, st *store.Store, ckpt store.Position, now time.Duration) (*Core, error) {
+	c := &Core{cfg: cfg, store: st, logger: cfg.Logger, now: now, flushAt: now,
+		machine: state.New(st), applied: ckpt.Index, appTerm: ckpt.Term, checkpoints: []uint64{ckpt.Index}}
+	members := cfg.Members
+	if ckpt.Index > 0 {
+		m, meta, err := decodeMeta(ckpt.Meta)
+		if err != nil {
+			return nil, fmt.Errorf("checkpoint at %d: %w", ckpt.Index, err)
+		}
+		if err := c.machine.Restore(meta); err != nil {
+			return nil, fmt.Errorf("checkpoint at %d: %w", ckpt.Index, err)
+		}
+		members = m
+		c.base = base{index: ckpt.Index, term: ckpt.Term, members: m, meta: ckpt.Meta, objects: st.Objects(store.Checkpoint)}
+	}
+	node, err := agreement.NewNode(agreement.Config{
+		ID: cfg.ID, Members: members, Applied: ckpt.Index, Log: l,
+		Timing: cfg.Timing, Logger: cfg.Logger, Snapshot: c.snapshot,
+	}, now)
+	if err != nil {
+		return nil, err
+	}
+	c.node, c.view = node, node.View()
+	return c, nil
+}
+
+// Tick lets time pass; it is called once for each tick of the timing.
+func (c *Core) Tick(now time.Duration) {
+	c.now = now
+	c.node.Tick(now)
+	c.retrySnapshots()
+}
+
+// Step takes a message from another server; see agreement.Node.Step for stamp and echo.
+func (c *Core) Step(now time.Duration, m raftpb.Message, stamp, echo time.Duration) error {
+	c.now = max(c.now, now)
+	if m.Type == raftpb.MsgSnap && m.Snapshot != nil && m.Snapshot.Metadata.Index > c.applied {
+		c.lag(m)
+		return nil
+	}
+	return c.node.Step(now, m, stamp, echo)
+}
+
+// Propose takes operations from a client. Each is answered once, in a Reply, perhaps with NotMaster.
+func (c *Core) Propose(ps ...Proposal) { c.queue = append(c.queue, ps...) }
+
+// Ask takes a read. It is answered once, in a Reply, as soon as the lease allows.
+func (c *Core) Ask(now time.Duration, r Read) {
+	c.now = max(c.now, now)
+	r.at = now
+	c.reads = append(c.reads, r)
+}
+
+// Appended tells that an Append was carried out.
+func (c *Core) Appended(now time.Duration, a *agreement.Append) error {
+	c.now = max(c.now, now)
+	if a.Snapshot != nil {
+		if err := c.installed(); err != nil {
+			return err
+		}
+	}
+	return c.node.Appended(now, a, &c.agreed)
+}
+
+// FlushDone tells how the checkpoint under way ended.
+func (c *Core) FlushDone(err error) error {
+	c.flushing = false
+	if err != nil {
+		return fmt.Errorf("checkpoint at %d: %w", c.flushIndex, err)
+	}
+	c.checkpoints = append(c.checkpoints, c.flushIndex)
+	return nil
+}
+
+// Lease is the time until which blocks may be read from the store in answer to a client, without
+// asking the Core; 0 when this server is not master. Any goroutine may call it.
+func (c *Core) Lease() time.Duration { return time.Duration(c.lease.Load()) }
+
+// Pump does everything that the inputs since the last call have made possible. An error means that
+// this server can't go on: its disk failed or an invariant is broken.
+func (c *Core) Pump(out *Output) error {
+	for {
+		busy := c.node.Ready(&c.agreed)
+		c.observe(out)
+		proposed, err := c.propose(out)
+		if err != nil {
+			return err
+		}
+		applied, err := c.apply(out)
+		if err != nil {
+			return err
+		}
+		c.hand(out)
+		if !busy && !proposed && !applied {
+			break
+		}
+	}
+	if err := c.catchUp(out); err != nil {
+		return err
+	}
+	c.publishLease()
+	if err := c.answerReads(out); err != nil {
+		return err
+	}
+	return c.checkpoint(out)
+}
+
+// hand moves what agreement wants done to out. Commits stay here until they are applied.
+func (c *Core) hand(out *Output) {
+	for i := range c.agreed.Appends {
+		if a := &c.agreed.Appends[i]; a.Snapshot != nil {
+			a.Install = c.behind.install
+		}
+	}
+	out.Messages = append(out.Messages, c.agreed.Messages...)
+	out.Appends = append(out.Appends, c.agreed.Appends...)
+	c.commits = append(c.commits, c.agreed.Commits...)
+	c.agreed.Reset()
+}
+
+// observe notices changes of the mastership: clients of a master that lost it are sent on.
+func (c *Core) observe(out *Output) {
+	v := c.node.View()
+	if v == c.view {
+		return
+	}
+	if c.view.Self && (!v.Self || v.Term != c.view.Term) {
+		c.ready = false
+		c.lease.Store(0)
+		for _, w := range c.waiting {
+			out.Replies = append(out.Replies, Reply{Origin: w.Origin, NotMaster: true, Bytes: w.bytes})
+		}
+		clear(c.waiting)
+		c.waiting = c.waiting[:0]
+	}
+	c.view = v
+	out.Master = &v
+}
+
+// propose gives waiting operations to agreement, as many at once as there are.
+func (c *Core) propose(out *Output) (bool, error) {
+	if len(c.queue) == 0 {
+		return false, nil
+	}
+	if !c.view.Self {
+		for _, p := range c.queue {
+			out.Replies = append(out.Replies, Reply{Origin: p.Origin, NotMaster: true, Bytes: len(p.Op)})
+		}
+		clear(c.queue)
+		c.queue = c.queue[:0]
+		return false, nil
+	}
+	n, bytes := 0, 0
+	for n < len(c.queue) && n < maxBatchEntries && (n == 0 || bytes+len(c.queue[n].Op) <= maxBatchBytes) {
+		bytes += len(c.queue[n].Op)
+		n++
+	}
+	entries := make([]raftpb.Entry, n) // kept by agreement
+	for i := range entries {
+		entries[i].Data = c.queue[i].Op
+	}
+	first, term, err := c.node.Propose(entries, &c.agreed)
+	if errors.Is(err, agreement.ErrRefused) {
+		return false, nil // too much under way, or a hand-over: they wait
+	}
+	if err != nil {
+		return false, err
+	}
+	if len(c.waiting) == 0 || term != c.waitTerm {
+		c.waitFrom, c.waitTerm = first, term
+	}
+	if first != c.waitFrom+uint64(len(c.waiting)) {
+		// An entry of agreement's own came between; nobody waits for it.
+		for c.waitFrom+uint64(len(c.waiting)) < first {
+			c.waiting = append(c.waiting, waiter{})
+		}
+	}
+	for i := range n {
+		c.waiting = append(c.waiting, waiter{c.queue[i].Origin, len(c.queue[i].Op)})
+	}
+	rest := copy(c.queue, c.queue[n:])
+	clear(c.queue[rest:])
+	c.queue = c.queue[:rest]
+	return true, nil
+}
+
+// apply applies agreed entries, and answers those who wait for them: an answered write is applied,
+// so a read under the lease sees it. When too much is in memory it waits for the flush under way.
+func (c *Core) apply(out *Output) (bool, error) {
+	any := false
+	for len(c.commits) > 0 {
+		if active, _ := c.store.OverlayBytes(); active >= c.cfg.OverlayBytes && c.flushing {
+			break
+		}
+		commit := &c.commits[0]
+		for i := range commit.Entries {
+			if err := c.applyEntry(&commit.Entries[i], out); err != nil {
+				return any, fmt.Errorf("applying entry %d: %w", commit.Entries[i].Index, err)
+			}
+		}
+		if err := c.node.Applied(commit); err != nil {
+			return any, err
+		}
+		n := copy(c.commits, c.commits[1:])
+		c.commits[n] = agreement.Commit{}
+		c.commits = c.commits[:n]
+		any = true
+	}
+	return any, nil
+}
+
+func (c *Core) applyEntry(e *raftpb.Entry, out *Output) error {
+	if e.Index != c.applied+1 {
+		return fmt.Errorf("the state stands at %d", c.applied)
+	}
+	var res op.Result
+	var err error
+	switch {
+	case e.Type == raftpb.EntryConfChangeV2:
+		var cc raftpb.ConfChangeV2
+		if err := cc.Unmarshal(e.Data); err != nil {
+			return fmt.Errorf("change of members: %w", err)
+		}
+		c.node.ApplyMembers(cc)
+	case len(e.Data) > 0:
+		if res, err = c.machine.Apply(e.Index, e.Data); err != nil {
+			return err
+		}
+	}
+	c.applied, c.appTerm = e.Index, e.Term
+	if c.view.Self && e.Term == c.view.Term {
+		c.ready = true
+	}
+	c.answer(e, res, out)
+	return nil
+}
+
+// answer replies to the client of an entry, if it is one of ours and of this term.
+func (c *Core) answer(e *raftpb.Entry, res op.Result, out *Output) {
+	if len(c.waiting) == 0 || e.Term != c.waitTerm || e.Index < c.waitFrom {
+		return
+	}
+	at := e.Index - c.waitFrom
+	if at >= uint64(len(c.waiting)) {
+		return
+	}
+	if w := c.waiting[at]; w.Client != nil {
+		out.Replies = append(out.Replies, Reply{Origin: w.Origin, Result: res, Bytes: w.bytes})
+	}
+	// Entries are applied in order: everything up to here is answered.
+	clear(c.waiting[:at+1])
+	c.waiting, c.waitFrom = c.waiting[at+1:], e.Index+1
+}
+
+func (c *Core) publishLease() {
+	if !c.ready || !c.view.Self {
+		c.lease.Store(0)
+		return
+	}
+	c.lease.Store(int64(c.node.Lease()))
+}
+
+// answerReads answers the reads that waited for the lease, or for a majority to confirm the
+// mastership since they came.
+func (c *Core) answerReads(out *Output) error {
+	if len(c.reads) == 0 {
+		return nil
+	}
+	if !c.view.Self {
+		for _, r := range c.reads {
+			out.Replies = append(out.Replies, Reply{Origin: r.Origin, NotMaster: true})
+		}
+		clear(c.reads)
+		c.reads = c.reads[:0]
+		return nil
+	}
+	if !c.ready {
+		return nil
+	}
+	lease, proven := c.node.Lease(), c.node.Proven()
+	keep := c.reads[:0]
+	for _, r := range c.reads {
+		if c.now >= lease && r.at > proven {
+			keep = append(keep, r)
+			continue
+		}
+		reply := Reply{Origin: r.Origin, Granted: true}
+		if r.Query != nil {
+			a, err := c.machine.Query(*r.Query)
+			if err != nil {
+				return fmt.Errorf("query of %q: %w", r.Query.Path, err)
+			}
+			reply.Answer = &a
+		}
+		out.Replies = append(out.Replies, reply)
+	}
+	clear(c.reads[len(keep):])
+	c.reads = keep
+	return nil
+}
+
+// checkpoint begins a checkpoint when one is due.
+func (c *Core) checkpoint(out *Output) error {
+	c.recycle(out)
+	if c.flushing || c.behind != nil || c.applied == c.checkpoints[len(c.checkpoints)-1] {
+		return nil
+	}
+	active, _ := c.store.OverlayBytes()
+	if c.now < c.held && active < c.cfg.OverlayBytes {
+		return nil
+	}
+	if active < c.cfg.CheckpointBytes && c.now-c.flushAt < c.cfg.CheckpointEvery {
+		return nil
+	}
+	members := c.node.Members()
+	meta := appendMeta(nil, members, c.machine)
+	f, err := c.store.Freeze(c.applied, c.appTerm, meta)
+	if err != nil {
+		return fmt.Errorf("checkpoint at %d: %w", c.applied, err)
+	}
+	c.base = base{index: c.applied, term: c.appTerm, members: members, meta: meta, objects: c.store.Objects(store.Checkpoint)}
+	c.flushing, c.flushIndex, c.flushAt = true, c.applied, c.now
+	out.Flush = f
+	return nil
+}
+
+// recycle gives up the log that no checkpoint within keptCheckpoints needs.
+func (c *Core) recycle(out *Output) {
+	if len(c.checkpoints) > keptCheckpoints {
+		out.Recycle = c.checkpoints[len(c.checkpoints)-keptCheckpoints]
+		c.checkpoints = append(c.checkpoints[:0], c.checkpoints[len(c.checkpoints)-keptCheckpoints:]...)
+	}
+}
+
+// View tells who is master.
+func (c *Core) View() agreement.View { return c.view }
+
+// Applied is the index that the state stands at.
+func (c *Core) Applied() uint64 { return c.applied }
+
+// Node gives the agreement for status and tests.
+func (c *Core) Node() *agreement.Node { return c.node }
+
+// Machine gives the state machine for status and tests.
+func (c *Core) Machine() *state.Machine { return c.machine }
+
+// HandOver offers the mastership to another server.
+func (c *Core) HandOver(to cell.ID) {
+	c.node.HandOver(to)
+	c.lease.Store(0)
+}

@@ -1,0 +1,151 @@
+package replica
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/paxos-iscsi/paxos-iscsi/pss/agreement"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/wire"
+)
+
+// resolveEvery is how often the other servers' names are looked up again.
+const resolveEvery = 30 * time.Second
+
+// datagrams is the server's UDP port: heartbeats, votes and status queries, which bulk data must not
+// delay. A datagram that can't be sent is lost; agreement copes with that.
+type datagrams struct {
+	r     *Replica
+	conn  *net.UDPConn
+	addrs [cell.MaxServers]atomic.Pointer[netip.AddrPort]
+	buf   []byte // for send, which the Replica's lock guards
+}
+
+func newDatagrams(r *Replica) (*datagrams, error) {
+	addr, err := net.ResolveUDPAddr("udp", r.self.UDPAddr())
+	if err != nil {
+		return nil, err
+	}
+	conn, err := net.ListenUDP("udp", addr)
+	if err != nil {
+		return nil, err
+	}
+	d := &datagrams{r: r, conn: conn, buf: make([]byte, 0, wire.MaxDatagram)}
+	r.tasks.Go(d.resolve)
+	return d, nil
+}
+
+// resolve looks up the other servers' addresses, again and again, so that a name whose address changed
+// or that could not be resolved at first is found. It does so beside everything else.
+func (d *datagrams) resolve() {
+	t := time.NewTicker(resolveEvery)
+	defer t.Stop()
+	for {
+		missing := false
+		for _, s := range d.r.opts.Cell.Servers {
+			a, err := net.ResolveUDPAddr("udp", s.UDPAddr())
+			if err != nil {
+				missing = true
+				d.r.logger.Warn("can't resolve", "server", s.ID, "host", s.Host, "error", err)
+				continue
+			}
+			ap := a.AddrPort()
+			d.addrs[s.ID].Store(&ap)
+		}
+		if missing {
+			t.Reset(resolveEvery / 10)
+		} else {
+			t.Reset(resolveEvery)
+		}
+		select {
+		case <-d.r.ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
+}
+
+// send sends an urgent message. Its caller holds the Replica's lock.
+func (d *datagrams) send(m *agreement.Outgoing) {
+	to := d.addrs[m.To].Load()
+	if to == nil {
+		return
+	}
+	b, err := wire.AppendRaftDatagram(d.buf[:0], &wire.Datagram{
+		From: uint8(d.r.opts.ID), To: uint8(m.To), Stamp: uint64(m.Stamp), Echo: uint64(m.Echo),
+	}, &m.Message)
+	if err != nil {
+		d.r.logger.Error("datagram", "error", err)
+		return
+	}
+	_, _ = d.conn.WriteToUDPAddrPort(b, *to)
+}
+
+func (d *datagrams) run() {
+	b := make([]byte, wire.MaxDatagram+1)
+	for {
+		n, from, err := d.conn.ReadFromUDPAddrPort(b)
+		if err != nil {
+			if d.r.ctx.Err() != nil {
+				return
+			}
+			continue // an ICMP error about a server that is down
+		}
+		if err := d.take(b[:n], from); err != nil {
+			d.r.logger.Debug("datagram refused", "from", from, "error", err)
+		}
+	}
+}
+
+func (d *datagrams) take(b []byte, from netip.AddrPort) error {
+	dg, err := wire.ParseDatagram(b)
+	if err != nil {
+		return err
+	}
+	if dg.To != uint8(d.r.opts.ID) {
+		return fmt.Errorf("it is for server %d", dg.To)
+	}
+	switch dg.Kind {
+	case wire.DatagramRaft:
+		return d.takeRaft(&dg)
+	case wire.DatagramStatus:
+		return d.answerStatus(&dg, from)
+	}
+	return nil
+}
+
+func (d *datagrams) takeRaft(dg *wire.Datagram) error {
+	sender := cell.ID(dg.From)
+	if d.r.peers[sender] == nil {
+		return fmt.Errorf("it is from server %d, which is not in the cell", dg.From)
+	}
+	m, err := wire.ParseRaft(dg.Body)
+	if err != nil {
+		return err
+	}
+	m.Context = append([]byte(nil), m.Context...) // the buffer is used again
+	if err := d.r.check(&m, sender); err != nil {
+		return err
+	}
+	d.r.drive(func(now time.Duration) error {
+		return d.r.core.Step(now, m, time.Duration(dg.Stamp), time.Duration(dg.Echo))
+	})
+	return nil
+}
+
+// answerStatus answers a status query with a summary that fits a datagram.
+func (d *datagrams) answerStatus(q *wire.Datagram, to netip.AddrPort) error {
+	report := d.r.Summary()
+	b, err := wire.AppendDatagram(nil, &wire.Datagram{Kind: wire.DatagramStatusReply,
+		From: uint8(d.r.opts.ID), To: q.From, Echo: q.Stamp, Body: report})
+	if err != nil {
+		return err
+	}
+	_, err = d.conn.WriteToUDPAddrPort(b, to)
+	return err
+}
+
+func (d *datagrams) close() { d.conn.Close() }

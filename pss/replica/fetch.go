@@ -1,0 +1,203 @@
+package replica
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/store"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/wire"
+)
+
+// fetchTimeout is how long one answer of the server that another catches up from may take.
+const fetchTimeout = 30 * time.Second
+
+// maxManifest is the largest manifest that is accepted, in bytes.
+const maxManifest = 1 << 30
+
+// lastPart is the code of a manifest's last part.
+const lastPart = 1
+
+// catchUp carries a CatchUp out.
+func (r *Replica) catchUp(b *CatchUp) {
+	r.logger.Info("catching up", "from", b.From, "since", b.Since)
+	m, err := r.fetchAll(b)
+	r.drive(func(time.Duration) error { return r.core.CaughtUp(m, err) })
+}
+
+func (r *Replica) fetchAll(b *CatchUp) (*Manifest, error) {
+	p := r.peers[b.From]
+	if p == nil {
+		return nil, fmt.Errorf("server %d is not in this cell", b.From)
+	}
+	conn, err := p.dial()
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	defer r.closeWith(conn)()
+	return Pull(b.Staging, b.Since, &remoteSource{conn: conn, w: wire.NewWriter(conn), rd: wire.NewReader(conn)})
+}
+
+// remoteSource is another server as a Source.
+type remoteSource struct {
+	conn net.Conn
+	w    *wire.Writer
+	rd   *wire.Reader
+	buf  []byte
+}
+
+func (s *remoteSource) begin() error { return s.conn.SetDeadline(time.Now().Add(fetchTimeout)) }
+
+// Manifest implements Source.
+func (s *remoteSource) Manifest(since uint64) (*Manifest, error) {
+	if err := s.begin(); err != nil {
+		return nil, err
+	}
+	if err := s.w.Frame(wire.KindManifest, 0, 0, binary.LittleEndian.AppendUint64(nil, since)); err != nil {
+		return nil, err
+	}
+	if err := s.w.Flush(); err != nil {
+		return nil, err
+	}
+	var all []byte
+	for {
+		h, err := s.next(wire.KindManifestPart)
+		if err != nil {
+			return nil, err
+		}
+		if len(all)+int(h.Size) > maxManifest {
+			return nil, fmt.Errorf("%w: a manifest of more than %d bytes", wire.ErrProtocol, maxManifest)
+		}
+		at := len(all)
+		all = append(all, make([]byte, h.Size)...)
+		if err := s.rd.Body(all[at:]); err != nil {
+			return nil, err
+		}
+		if h.Code == lastPart {
+			return parseManifest(all)
+		}
+	}
+}
+
+func (s *remoteSource) next(want wire.Kind) (wire.Header, error) {
+	h, err := s.rd.Next()
+	if err == nil && h.Kind != want {
+		err = fmt.Errorf("%w: %v for %v", wire.ErrProtocol, h.Kind, want)
+	}
+	return h, err
+}
+
+// Image implements Source.
+func (s *remoteSource) Image(ref ChunkRef, want *store.Blocks, img *store.Image) error {
+	f := wire.Fetch{Object: ref.Object, Chunk: ref.Chunk}
+	if want != nil {
+		f.Blocks = *want
+	} else {
+		for i := range f.Blocks {
+			f.Blocks[i] = 1<<64 - 1
+		}
+	}
+	if err := s.begin(); err != nil {
+		return err
+	}
+	if err := s.w.Frame(wire.KindFetch, 0, 0, wire.AppendFetch(nil, &f)); err != nil {
+		return err
+	}
+	if err := s.w.Flush(); err != nil {
+		return err
+	}
+	h, err := s.next(wire.KindImage)
+	if err != nil {
+		return err
+	}
+	if cap(s.buf) < int(h.Size) {
+		s.buf = make([]byte, h.Size)
+	}
+	s.buf = s.buf[:h.Size]
+	if err := s.rd.Body(s.buf); err != nil {
+		return err
+	}
+	switch op.Errno(h.Code) {
+	case op.OK:
+		return img.Parse(s.buf)
+	case op.NotFound:
+		return ErrMoved
+	}
+	return fmt.Errorf("chunk %d of object %d: %w", ref.Chunk, ref.Object, op.Errno(h.Code))
+}
+
+// fetchServer answers another server's questions for the difference, on one connection.
+type fetchServer struct {
+	source Source
+	w      *wire.Writer
+	img    store.Image
+	buf    []byte
+}
+
+func newFetchServer(r *Replica, conn net.Conn) *fetchServer {
+	w := wire.NewWriter(conn)
+	w.Timeout = fetchTimeout
+	return &fetchServer{w: w, source: &localSource{r.store, func() base {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return r.core.hold()
+	}}}
+}
+
+func (s *fetchServer) answer(rd *wire.Reader, h wire.Header, to cell.ID) error {
+	b, err := rd.View()
+	if err != nil {
+		return err
+	}
+	if h.Kind == wire.KindManifest {
+		if len(b) != 8 {
+			return fmt.Errorf("%w: a manifest request of %d bytes", wire.ErrProtocol, len(b))
+		}
+		return s.manifest(binary.LittleEndian.Uint64(b))
+	}
+	f, err := wire.ParseFetch(b)
+	if err != nil {
+		return err
+	}
+	want := store.Blocks(f.Blocks)
+	code := op.OK
+	err = s.source.Image(ChunkRef{f.Object, f.Chunk}, &want, &s.img)
+	switch {
+	case errors.Is(err, ErrMoved):
+		code, s.buf = op.NotFound, s.buf[:0]
+	case err != nil:
+		return fmt.Errorf("chunk %d of object %d for server %d: %w", f.Chunk, f.Object, to, err)
+	default:
+		s.buf = s.img.Append(s.buf[:0])
+	}
+	if err := s.w.Frame(wire.KindImage, uint16(code), 0, s.buf); err != nil {
+		return err
+	}
+	return s.w.Flush()
+}
+
+func (s *fetchServer) manifest(since uint64) error {
+	m, err := s.source.Manifest(since)
+	if err != nil {
+		return err
+	}
+	for b, code := appendManifest(nil, m), uint16(0); code != lastPart; {
+		n := min(len(b), wire.MaxPart)
+		if n == len(b) {
+			code = lastPart
+		}
+		if err := s.w.Frame(wire.KindManifestPart, code, 0, b[:n]); err != nil {
+			return err
+		}
+		if err := s.w.Flush(); err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}

@@ -1,0 +1,168 @@
+package replica
+
+import (
+	"net"
+	"sync"
+	"time"
+
+	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/wire"
+)
+
+// writeTimeout is how long one write to a connection may take before it is given up: the other side
+// has stopped, or the network swallows everything.
+const writeTimeout = 10 * time.Second
+
+// outlet is the sending side of a connection. Any goroutine adds frames; whatever has gathered when
+// the connection is free goes out in one write. Frames are added to one wire.Writer while another is
+// being written.
+type outlet struct {
+	conn net.Conn
+	wake chan struct{} // one token: there is something to write
+
+	mu      sync.Mutex
+	writers [2]*wire.Writer
+	buffers [2][][]byte // read buffers to be given back once written
+	adding  int         // index of the writer that frames are added to
+	writing bool
+	err     error
+	closed  bool
+	pool    *bufferPool
+	written func() // called after writing, without the lock
+}
+
+func newOutlet(conn net.Conn, pool *bufferPool, written func()) *outlet {
+	o := &outlet{conn: conn, wake: make(chan struct{}, 1), pool: pool, written: written}
+	for i := range o.writers {
+		o.writers[i] = wire.NewWriter(conn)
+		o.writers[i].Timeout = writeTimeout
+	}
+	return o
+}
+
+// begin locks the outlet and returns the writer to add frames to; end unlocks it.
+func (o *outlet) begin() *wire.Writer {
+	o.mu.Lock()
+	return o.writers[o.adding]
+}
+
+// own hands a buffer that a frame refers to over to the outlet. It is called between begin and end.
+func (o *outlet) own(b []byte) { o.buffers[o.adding] = append(o.buffers[o.adding], b) }
+
+// end unlocks the outlet. An error of adding a frame is a mistake of this program; the connection is
+// of no use after it.
+func (o *outlet) end(err error) {
+	if err != nil && o.err == nil {
+		o.err = err
+		o.conn.Close()
+	}
+	o.mu.Unlock()
+}
+
+// signal makes the goroutine in run write.
+func (o *outlet) signal() {
+	select {
+	case o.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run writes what is signalled until close.
+func (o *outlet) run() {
+	for range o.wake {
+		o.flush()
+	}
+}
+
+// flush writes everything there is, unless another goroutine is writing, which then takes it along.
+func (o *outlet) flush() {
+	if o.write() {
+		o.written()
+	}
+}
+
+func (o *outlet) write() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.writing {
+		return false
+	}
+	o.writing = true
+	for o.err == nil && o.writers[o.adding].Buffered() > 0 {
+		at := o.adding
+		o.adding = 1 - at
+		o.mu.Unlock()
+		err := o.writers[at].Flush()
+		o.mu.Lock()
+		for i, b := range o.buffers[at] {
+			o.pool.put(b)
+			o.buffers[at][i] = nil
+		}
+		o.buffers[at] = o.buffers[at][:0]
+		if err != nil {
+			o.err = err
+			o.conn.Close()
+		}
+	}
+	o.writing = false
+	return true
+}
+
+// waiting is the number of bytes that are added and not being written yet.
+func (o *outlet) waiting() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.writers[o.adding].Buffered()
+}
+
+// close ends run and closes the connection. It may be called more than once.
+func (o *outlet) close() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.conn.Close()
+	if !o.closed {
+		o.closed = true
+		if o.err == nil {
+			o.err = net.ErrClosed
+		}
+		close(o.wake)
+	}
+}
+
+// bufferPool keeps buffers for the data of read replies, in two sizes, and for their block sums.
+type bufferPool struct{ small, large, sumArrays sync.Pool }
+
+// sumArray holds the block sums of the longest read.
+type sumArray [wire.MaxRead/op.BlockSize + 1]uint32
+
+func (p *bufferPool) sums() *sumArray {
+	if a, ok := p.sumArrays.Get().(*sumArray); ok {
+		return a
+	}
+	return new(sumArray)
+}
+
+func (p *bufferPool) putSums(a *sumArray) { p.sumArrays.Put(a) }
+
+const smallBuffer = 16 << 10
+
+// get returns a buffer of n bytes, at most wire.MaxRead, with any content.
+func (p *bufferPool) get(n int) []byte {
+	pool, size := &p.small, smallBuffer
+	if n > smallBuffer {
+		pool, size = &p.large, wire.MaxRead+smallBuffer
+	}
+	if b, ok := pool.Get().(*[]byte); ok {
+		return (*b)[:n]
+	}
+	return make([]byte, n, size)
+}
+
+func (p *bufferPool) put(b []byte) {
+	b = b[:0]
+	if cap(b) == smallBuffer {
+		p.small.Put(&b)
+	} else {
+		p.large.Put(&b)
+	}
+}

@@ -1,0 +1,396 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/paxos-iscsi/paxos-iscsi/pss/agreement"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/disk"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/log"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/store"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/wire"
+)
+
+// Named limits of the runtime.
+const (
+	maxConnections = 1024 // TCP connections taken at the same time
+	// DefaultCheckpointBytes, DefaultOverlayBytes and DefaultCheckpointEvery are what a server runs with.
+	DefaultCheckpointBytes = 64 << 20
+	DefaultOverlayBytes    = 256 << 20
+	DefaultCheckpointEvery = 30 * time.Second
+	segmentBytes           = 64 << 20
+)
+
+// Options sets up a Replica.
+type Options struct {
+	Cell   *cell.Config
+	ID     cell.ID
+	Root   string // folder of this server alone; made when it isn't there
+	Timing agreement.Timing
+	Logger *slog.Logger
+}
+
+// Replica is one server of a cell: a Core with its log, its store, its clock and its sockets around it.
+type Replica struct {
+	opts   Options
+	self   cell.Server
+	logger *slog.Logger
+	start  time.Time
+	rooted interface{ Close() error } // the lock on the root
+	log    *log.Log
+	store  *store.Store
+	pool   bufferPool
+
+	mu    sync.Mutex // guards core and out
+	core  *Core
+	out   Output
+	fatal error
+
+	peers   map[cell.ID]*peer
+	appends *appendQueue
+	upkeep  *upkeep
+	tcp     net.Listener
+	udp     *datagrams
+
+	clients struct {
+		sync.Mutex
+		all map[*client]struct{}
+	}
+	ctx    context.Context
+	cancel context.CancelFunc
+	tasks  sync.WaitGroup
+}
+
+// Open starts a server of the cell: it takes its root, recovers what the root holds, binds its ports
+// and joins the others. It returns when clients can connect; the cell may have no master yet.
+func Open(o Options) (*Replica, error) {
+	self, ok := o.Cell.Server(o.ID)
+	if !ok {
+		return nil, fmt.Errorf("%s has no record of server %d", o.Cell.File, o.ID)
+	}
+	r := &Replica{opts: o, self: self, logger: o.Logger, start: time.Now(), peers: make(map[cell.ID]*peer)}
+	r.clients.all = make(map[*client]struct{})
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	if err := r.recover(); err != nil {
+		r.closeFiles()
+		return nil, fmt.Errorf("server %d, %s: %w", o.ID, o.Root, err)
+	}
+	if err := r.bind(); err != nil {
+		r.closeFiles()
+		return nil, fmt.Errorf("server %d: %w", o.ID, err)
+	}
+	r.run()
+	return r, nil
+}
+
+// recover opens the root's log and store and starts the Core where they stand.
+func (r *Replica) recover() error {
+	fs, err := disk.Dir(r.opts.Root)
+	if err != nil {
+		return err
+	}
+	if r.rooted, err = disk.Lock(r.opts.Root); err != nil {
+		return err
+	}
+	if r.log, err = log.Open(fs, "log", log.Options{SegmentBytes: segmentBytes, Direct: true}); err != nil {
+		return err
+	}
+	st, ckpt, err := OpenStore(fs, r.log, DefaultOverlayBytes)
+	if err != nil {
+		return err
+	}
+	r.store = st
+	r.core, err = NewCore(Config{
+		ID: r.opts.ID, Members: Members(r.opts.Cell), Timing: r.opts.Timing, Logger: r.logger,
+		CheckpointBytes: DefaultCheckpointBytes, OverlayBytes: DefaultOverlayBytes,
+		CheckpointEvery: DefaultCheckpointEvery,
+	}, r.log, st, ckpt, r.now())
+	if err != nil {
+		return err
+	}
+	r.logger.Info("recovered", "checkpoint", ckpt.Index, "log", r.log.Last())
+	return nil
+}
+
+// OpenStore opens the store of a root whose log is l: a checkpoint that was cut short is completed from
+// the log's entries. If the store was brought to a state that the log has not reached (CatchUp) and the
+// log was to begin anew behind it, that is completed too.
+func OpenStore(fs disk.FS, l *log.Log, overlayBytes int64) (*store.Store, store.Position, error) {
+	st, at, err := store.Open(fs, store.Options{MaxOverlayBytes: overlayBytes, EntryData: func(index uint64) ([]byte, error) {
+		es, err := l.Entries(index, index+1, op.MaxSize)
+		if err != nil {
+			return nil, err
+		}
+		return es[0].Data, nil
+	}})
+	if err != nil {
+		return nil, at, err
+	}
+	if at.Index > 0 && l.First() <= at.Index+1 {
+		// Whatever is checkpointed is in the log, unless it came from another server.
+		if term, err := l.Term(at.Index); errors.Is(err, log.ErrUnavailable) || err == nil && term != at.Term {
+			if err := l.Reset(at.Index, at.Term); err != nil {
+				st.Close()
+				return nil, at, err
+			}
+		} else if err != nil {
+			st.Close()
+			return nil, at, err
+		}
+	}
+	return st, at, nil
+}
+
+// Members is who belongs to a new cell: core servers vote, the others learn.
+func Members(c *cell.Config) raftpb.ConfState {
+	var m raftpb.ConfState
+	for _, s := range c.Servers {
+		if s.ID.Core() {
+			m.Voters = append(m.Voters, s.ID.Raft())
+		} else {
+			m.Learners = append(m.Learners, s.ID.Raft())
+		}
+	}
+	return m
+}
+
+// bind takes the server's two ports.
+func (r *Replica) bind() error {
+	l, err := net.Listen("tcp", r.self.TCPAddr())
+	if err != nil {
+		return fmt.Errorf("TCP port of clients and peers: %w", err)
+	}
+	u, err := newDatagrams(r)
+	if err != nil {
+		l.Close()
+		return fmt.Errorf("UDP port of the agreement: %w", err)
+	}
+	r.tcp, r.udp = l, u
+	return nil
+}
+
+// run starts the goroutines. Close waits for all of them.
+func (r *Replica) run() {
+	r.appends = newAppendQueue(r)
+	r.upkeep = newUpkeep(r)
+	for _, s := range r.opts.Cell.Servers {
+		if s.ID != r.opts.ID {
+			r.peers[s.ID] = newPeer(r, s)
+		}
+	}
+	for _, p := range r.peers {
+		r.tasks.Go(p.run)
+	}
+	r.tasks.Go(r.appends.run)
+	r.tasks.Go(r.upkeep.run)
+	r.tasks.Go(r.udp.run)
+	r.tasks.Go(r.tick)
+	r.tasks.Go(r.accept)
+}
+
+// now is the time since the server started on a clock that only goes forward; never 0.
+func (r *Replica) now() time.Duration { return time.Since(r.start) + 1 }
+
+func (r *Replica) tick() {
+	t := time.NewTicker(r.opts.Timing.Tick)
+	defer t.Stop()
+	for {
+		select {
+		case <-r.ctx.Done():
+			return
+		case <-t.C:
+			r.drive(func(now time.Duration) error { r.core.Tick(now); return nil })
+		}
+	}
+}
+
+// drive gives the Core an input and sees to what comes of it. Everything the Core wants done is
+// handed on to the goroutine that does it; nothing here waits.
+func (r *Replica) drive(input func(now time.Duration) error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.fatal != nil {
+		return
+	}
+	// The engine panics where going on could break the agreement. That ends this server, not its
+	// neighbours in the process.
+	defer func() {
+		if p := recover(); p != nil {
+			r.fail(fmt.Errorf("broken invariant: %v", p))
+		}
+	}()
+	err := input(r.now())
+	if err == nil {
+		err = r.core.Pump(&r.out)
+	}
+	if err != nil {
+		r.fail(err) // nothing of the output may be trusted
+		return
+	}
+	r.dispatch()
+}
+
+// fail ends the server after an error it can't go on from. Its caller holds mu.
+func (r *Replica) fail(err error) {
+	if r.fatal == nil {
+		r.fatal = err
+		r.logger.Error("server stops", "error", err)
+		r.cancel()
+	}
+}
+
+// failed is fail for callers that don't hold mu.
+func (r *Replica) failed(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.fail(err)
+}
+
+// dispatch hands the Core's output on.
+func (r *Replica) dispatch() {
+	out := &r.out
+	for i := range out.Messages {
+		m := &out.Messages[i]
+		if m.Urgent() {
+			r.udp.send(m)
+		} else if p := r.peers[m.To]; p != nil {
+			p.send(m.Message)
+		}
+	}
+	r.appends.add(out.Appends)
+	for i := range out.Replies {
+		r.deliver(&out.Replies[i])
+	}
+	if out.Flush != nil || out.Recycle != 0 {
+		r.upkeep.add(out.Flush, out.Recycle)
+	}
+	if b := out.CatchUp; b != nil {
+		r.tasks.Go(func() { r.catchUp(b) })
+	}
+	if out.Master != nil {
+		r.announce(*out.Master)
+	}
+	out.Reset()
+}
+
+// announce tells every client who is master now.
+func (r *Replica) announce(v agreement.View) {
+	if v.Known {
+		r.logger.Info("master", "server", v.Master, "term", v.Term)
+	} else {
+		r.logger.Info("no master", "term", v.Term)
+	}
+	m := masterOf(v)
+	r.clients.Lock()
+	defer r.clients.Unlock()
+	for c := range r.clients.all {
+		c.notice(m)
+	}
+}
+
+// masterOf puts a view into the words of the wire. A candidate's new term is not told: clients take the
+// highest term for the newest news of a master.
+func masterOf(v agreement.View) wire.Master {
+	if !v.Known {
+		return wire.Master{Term: v.Term, Master: wire.None}
+	}
+	return wire.Master{Term: v.Term, Master: uint8(v.Master)}
+}
+
+// view is who is master now.
+func (r *Replica) view() agreement.View {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.core.View()
+}
+
+// Done is closed when the server has ended or is about to; Err then says why.
+func (r *Replica) Done() <-chan struct{} { return r.ctx.Done() }
+
+// Err is why the server ended by itself, or nil.
+func (r *Replica) Err() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.fatal
+}
+
+// handOverTimeout is how long a master that stops waits for another to take over.
+const handOverTimeout = time.Second
+
+// Shutdown hands the mastership over if this server has it, then closes it.
+func (r *Replica) Shutdown() error {
+	if to, ok := r.successor(); ok {
+		r.drive(func(time.Duration) error { r.core.HandOver(to); return nil })
+		deadline := time.NewTimer(handOverTimeout)
+		defer deadline.Stop()
+		poll := time.NewTicker(r.opts.Timing.Tick)
+		defer poll.Stop()
+		for waiting := true; waiting && r.view().Self; {
+			select {
+			case <-poll.C:
+			case <-deadline.C:
+				waiting = false
+			case <-r.ctx.Done():
+				waiting = false
+			}
+		}
+	}
+	return r.Close()
+}
+
+// successor is the core server that is most up to date, while this one is master.
+func (r *Replica) successor() (cell.ID, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var best agreement.Progress
+	found := false
+	for _, p := range r.core.Node().Progress(nil) {
+		if p.ID != r.opts.ID && p.Voter && p.Active && (!found || p.Match > best.Match) {
+			best, found = p, true
+		}
+	}
+	return best.ID, found
+}
+
+// Close stops the server at once, as a crash would, but leaves no goroutine, file or socket behind.
+// What was acknowledged is on disk anyway.
+func (r *Replica) Close() error {
+	r.cancel()
+	r.tcp.Close()
+	r.udp.close()
+	r.clients.Lock()
+	for c := range r.clients.all {
+		c.out.close()
+	}
+	r.clients.Unlock()
+	for _, p := range r.peers {
+		p.close()
+	}
+	r.appends.close()
+	r.upkeep.close()
+	r.tasks.Wait()
+	return errors.Join(r.Err(), r.closeFiles())
+}
+
+func (r *Replica) closeFiles() error {
+	var errs []error
+	if r.store != nil {
+		errs = append(errs, r.store.Close())
+	}
+	if r.log != nil {
+		errs = append(errs, r.log.Close())
+	}
+	if r.rooted != nil {
+		errs = append(errs, r.rooted.Close())
+	}
+	return errors.Join(errs...)
+}

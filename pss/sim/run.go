@@ -1,0 +1,251 @@
+package sim
+
+import (
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
+)
+
+// Bounds of the second phase, in simulated time.
+const (
+	answerTime = 30 * time.Second // every client is answered
+	levelTime  = 30 * time.Second // every server has applied everything
+	checkEvery = 50 * time.Millisecond
+)
+
+// Stats says how much a run did.
+type Stats struct {
+	Events    int
+	Answers   int // operations on sectors that were answered
+	Crashes   int
+	CatchUps  int // servers brought up to date past the log
+	Masters   int // terms seen at the end
+	Simulated time.Duration
+}
+
+// Run simulates a cell. The error says which seed failed, when, and what was wrong.
+func Run(o Options) (Stats, error) {
+	w := newWorld(o)
+	for i := range o.Core {
+		w.servers = append(w.servers, newServer(w, cell.ID(i)))
+	}
+	for i := range o.Replicas {
+		// Replicas have ids from 5 on; a smaller cell leaves ids out, and the slice has holes.
+		for len(w.servers) < cell.CoreIDs+i {
+			w.servers = append(w.servers, nil)
+		}
+		w.servers = append(w.servers, newServer(w, cell.ID(cell.CoreIDs+i)))
+	}
+	for _, s := range w.all() {
+		s.boot()
+	}
+	for i := range o.Clients {
+		w.clients = append(w.clients, newClient(w, i))
+	}
+	w.clients[0].think()
+	w.trouble()
+	for w.steps < o.Steps && w.step() {
+	}
+	if w.failure == nil {
+		w.settle()
+	}
+	return w.end()
+}
+
+// all lists the servers there are.
+func (w *world) all() []*server {
+	var all []*server
+	for _, s := range w.servers {
+		if s != nil {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+func (w *world) members() raftpb.ConfState {
+	var m raftpb.ConfState
+	for _, s := range w.all() {
+		if s.id.Core() {
+			m.Voters = append(m.Voters, s.id.Raft())
+		} else {
+			m.Learners = append(m.Learners, s.id.Raft())
+		}
+	}
+	return m
+}
+
+// trouble makes something go wrong, again and again.
+func (w *world) trouble() {
+	w.after(w.between(20*time.Millisecond, 600*time.Millisecond), func() {
+		if w.calm {
+			return
+		}
+		all := w.all()
+		s := all[w.rng.IntN(len(all))]
+		switch w.rng.IntN(7) {
+		case 0, 1:
+			w.kill(s, w.rng.IntN(3) > 0)
+		case 2:
+			if w.chance(4) { // the whole cell loses power
+				for _, s := range all {
+					w.kill(s, true)
+				}
+			}
+		case 3:
+			if s.up {
+				s.resumes = w.now + w.between(10*time.Millisecond, 2*time.Second)
+				w.tracef("server %d stops until %v", s.id, s.resumes)
+			}
+		case 4, 5:
+			w.partition(s, all)
+		case 6:
+			if s.up && s.core.View().Self {
+				to := all[w.rng.IntN(len(all))]
+				if to.id.Core() && to != s {
+					w.tracef("server %d hands over to %d", s.id, to.id)
+					s.core.HandOver(to.id)
+					s.later(0, func() { s.pump(nil) })
+				}
+			}
+		}
+		w.trouble()
+	})
+}
+
+// kill ends a server's process, or its machine's power, and starts it again some time later.
+func (w *world) kill(s *server, power bool) {
+	if !s.up {
+		return
+	}
+	w.tracef("server %d dies, power cut: %v", s.id, power)
+	s.crash(power)
+	back := w.between(time.Millisecond, 1500*time.Millisecond)
+	if w.chance(3) {
+		back = w.between(time.Millisecond, 20*time.Millisecond)
+	}
+	w.after(back, func() {
+		if !s.up {
+			s.boot()
+		}
+	})
+}
+
+// partition cuts a server off, in one direction or in both, from some of the others or from all.
+func (w *world) partition(s *server, all []*server) {
+	out, in := w.chance(2), w.chance(2)
+	if !out && !in {
+		out, in = true, true
+	}
+	for _, t := range all {
+		if t == s || w.chance(3) {
+			continue
+		}
+		w.cut[s.id][t.id] = w.cut[s.id][t.id] || out
+		w.cut[t.id][s.id] = w.cut[t.id][s.id] || in
+	}
+	w.tracef("server %d cut off: out %v, in %v", s.id, out, in)
+	w.after(w.between(50*time.Millisecond, 2*time.Second), func() {
+		for i := range w.cut {
+			w.cut[s.id][i], w.cut[i][s.id] = false, false
+		}
+	})
+}
+
+// settle is the second phase: all faults end, and the cell has to serve.
+func (w *world) settle() {
+	w.tracef("calm")
+	w.calm = true
+	clear(w.cut[:])
+	for _, s := range w.all() {
+		s.resumes = 0
+		if !s.up {
+			s.boot()
+		}
+	}
+	if !w.wait(answerTime, w.answered) {
+		w.fail("the cell is whole again, but after %v not every client is answered", answerTime)
+		return
+	}
+	if !w.wait(levelTime, w.level) {
+		w.fail("the cell is whole again, but after %v the servers stand at different indexes", levelTime)
+	}
+}
+
+// wait lets things happen until cond holds, and reports false when that takes longer than limit.
+func (w *world) wait(limit time.Duration, cond func() bool) bool {
+	end, next := w.now+limit, w.now
+	for w.now < end {
+		if w.now >= next {
+			if cond() {
+				return true
+			}
+			next = w.now + checkEvery
+		}
+		if !w.step() {
+			return w.failure != nil // another error tells more
+		}
+	}
+	return cond()
+}
+
+func (w *world) answered() bool {
+	for _, c := range w.clients {
+		if c.now != nil || c.left > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func (w *world) level() bool {
+	all := w.all()
+	for _, s := range all {
+		if !s.up {
+			s.boot()
+		}
+		if s.core.Applied() != all[0].core.Applied() {
+			return false
+		}
+	}
+	return true
+}
+
+// end asks the oracles.
+func (w *world) end() (Stats, error) {
+	st := Stats{Events: w.steps, CatchUps: w.catchUps, Simulated: w.now}
+	for _, ops := range w.history.sectors {
+		st.Answers += len(ops)
+	}
+	for _, s := range w.all() {
+		st.Crashes += s.life - 1
+		if s.up {
+			st.Masters = max(st.Masters, int(s.core.View().Term))
+		}
+	}
+	if w.failure == nil {
+		for _, c := range w.clients {
+			c.unfinished()
+		}
+		if err := w.history.check(); err != nil {
+			w.fail("%w", err)
+		}
+	}
+	if w.failure == nil {
+		w.sameBytes()
+	}
+	return st, w.failure
+}
+
+// sameBytes compares what all servers hold at the end.
+func (w *world) sameBytes() {
+	all := w.all()
+	for _, s := range all[1:] {
+		if a, b := all[0].digest(), s.digest(); a != b {
+			w.fail("servers %d and %d differ at index %d: %x, %x", all[0].id, s.id, s.core.Applied(), a, b)
+			return
+		}
+	}
+}

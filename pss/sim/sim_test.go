@@ -1,0 +1,102 @@
+package sim
+
+import (
+	"flag"
+	"fmt"
+	"hash/fnv"
+	"testing"
+	"testing/cryptotest"
+	"time"
+)
+
+var (
+	firstSeed = flag.Uint64("first", 1, "first seed of TestSeeds")
+	seedCount = flag.Int("seeds", 300, "number of seeds of TestSeeds")
+	stepCount = flag.Int("steps", 3000, "events in the first phase of a run")
+	traced    = flag.Bool("trace", false, "print every event of TestSeeds: for one seed")
+)
+
+// simulate runs one seed. Agreement draws its election time-outs from crypto/rand, which the test
+// makes repeat as well.
+func simulate(t *testing.T, o Options) (st Stats, err error) {
+	t.Run(fmt.Sprintf("seed-%d", o.Seed), func(t *testing.T) {
+		cryptotest.SetGlobalRandom(t, o.Seed)
+		st, err = Run(o)
+	})
+	return st, err
+}
+
+// TestSeeds runs many seeds. To look at one that fails:
+//
+//	go test ./pss/sim -run TestSeeds -first SEED -seeds 1 -trace
+func TestSeeds(t *testing.T) {
+	var total Stats
+	began := time.Now()
+	for i := range *seedCount {
+		o := Shape(*firstSeed+uint64(i), *stepCount)
+		if *traced {
+			o.Trace = func(format string, args ...any) { fmt.Printf(format+"\n", args...) }
+		}
+		st, err := simulate(t, o)
+		if err != nil {
+			t.Fatalf("%v\nrepeat with: go test ./pss/sim -run TestSeeds -first %d -seeds 1 -steps %d -trace",
+				err, o.Seed, *stepCount)
+		}
+		total.Events += st.Events
+		total.Answers += st.Answers
+		total.Crashes += st.Crashes
+		total.CatchUps += st.CatchUps
+		total.Simulated += st.Simulated
+	}
+	if total.Answers == 0 || total.Crashes == 0 {
+		t.Fatal("nothing was answered or nothing crashed: the runs prove nothing")
+	}
+	t.Logf("%d seeds, %d events, %d sector operations checked, %d crashes, %d catch-ups, %v simulated in %v",
+		*seedCount, total.Events, total.Answers, total.Crashes, total.CatchUps, total.Simulated.Round(time.Second),
+		time.Since(began).Round(time.Second))
+}
+
+// TestRepeats proves that a seed repeats to the last event: two runs leave the same trace.
+func TestRepeats(t *testing.T) {
+	for seed := range uint64(20) {
+		var sums [2]uint64
+		for i := range sums {
+			h := fnv.New64a()
+			o := Shape(seed, 3000)
+			o.Trace = func(format string, args ...any) { fmt.Fprintf(h, format+"\n", args...) }
+			if _, err := simulate(t, o); err != nil {
+				t.Fatal(err)
+			}
+			sums[i] = h.Sum64()
+		}
+		if sums[0] != sums[1] {
+			t.Fatalf("seed %d ran differently the second time", seed)
+		}
+	}
+}
+
+// TestFlawsAreFound proves that the oracles can fail: each broken rule is found within some seeds.
+func TestFlawsAreFound(t *testing.T) {
+	for _, f := range []struct {
+		name  string
+		flaw  Flaw
+		seeds uint64
+	}{
+		{"appends count as durable before they are synced", AckUnsynced, 500},
+		{"votes are forgotten", ForgetVote, 4000},
+		{"a master that was deposed answers reads", DeposedReads, 1000},
+		{"a repeated request takes effect twice", ApplyTwice, 1000},
+	} {
+		t.Run(f.name, func(t *testing.T) {
+			for seed := uint64(1); seed <= f.seeds; seed++ {
+				o := Shape(seed, 3000)
+				o.Flaw = f.flaw
+				if _, err := simulate(t, o); err != nil {
+					t.Logf("found after %d seeds: %v", seed, err)
+					return
+				}
+			}
+			t.Fatalf("not found within %d seeds", f.seeds)
+		})
+	}
+}

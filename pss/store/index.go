@@ -1,0 +1,135 @@
+package store
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"iter"
+	"maps"
+	"slices"
+
+	"github.com/paxos-iscsi/paxos-iscsi/pss/disk"
+)
+
+// An object's index has one Record for each chunk: its kind is never, gone or filed, its index that
+// of the last entry that changed the chunk, its sum 0. The records of the 256 chunks of a folder
+// make a page, which is written as a whole; a page of which no chunk was ever changed is not there,
+// or all zeros. The object table of the checkpoint holds for each object the number of pages and
+// the exclusive or of their checksums, so that a page that got lost or is old is noticed.
+
+// folderIndex is a page of an index in memory: for each chunk the index, with hasFile if it is filed.
+type folderIndex [chunksPerDir]uint64
+
+// hasFile marks a chunk that has a file. Indexes stay below it.
+const hasFile = 1 << 63
+
+// indexPlace keeps records of chunks from being taken for records of blocks.
+const indexPlace = 1 << 48
+
+// encode makes the bytes of page number folder of object's index.
+func (x *folderIndex) encode(b *[pageSize]byte, object uint64, folder uint16) {
+	for i, e := range x {
+		r := Record{Kind: gone, Index: e &^ hasFile}
+		switch {
+		case e == 0:
+			r.Kind = never
+		case e&hasFile != 0:
+			r.Kind = filed
+		}
+		r.put(b[i*recordSize:], object, indexPlace|uint64(folder)*chunksPerDir|uint64(i))
+	}
+}
+
+// decode reads what encode made. Sectors of zeros, which a crash can leave in a new page, stand for
+// chunks that never changed. bad is the number of the first chunk whose record is damaged, or -1.
+func (x *folderIndex) decode(b *[pageSize]byte, object uint64, folder uint16) (bad int, want, got uint32) {
+	for i := range x {
+		at := b[i*recordSize:]
+		if isZero(at) {
+			x[i] = 0
+			continue
+		}
+		var r Record
+		want, got, ok := r.get(at, object, indexPlace|uint64(folder)*chunksPerDir|uint64(i))
+		if !ok || r.Kind < never || r.Sum != 0 || r.Index&hasFile != 0 || (r.Index == 0) != (r.Kind == never) {
+			return i, want, got
+		}
+		x[i] = r.Index
+		if r.Kind == filed {
+			x[i] |= hasFile
+		}
+	}
+	return -1, 0, 0
+}
+
+// indexSum is what a page adds to the sum in the object table.
+func indexSum(folder uint16, b *[pageSize]byte) uint32 {
+	var f [2]byte
+	binary.LittleEndian.PutUint16(f[:], folder)
+	return crc32.Update(crc32.Checksum(f[:], castagnoli), castagnoli, b[:])
+}
+
+// sumOf is the indexSum of page x, 0 if there is none.
+func (x *folderIndex) sumOf(object uint64, folder uint16) uint32 {
+	if x == nil {
+		return 0
+	}
+	var b [pageSize]byte
+	x.encode(&b, object, folder)
+	return indexSum(folder, &b)
+}
+
+// loadIndex reads the object's index into o.base, and computes o.baseSum.
+func (s *Store) loadIndex(o *object) error {
+	name := o.folder + "/" + indexName
+	f, err := s.fs.Open(name, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("opening %s: %w", name, err)
+	}
+	defer f.Close()
+	o.onDisk = true
+	return o.readIndex(f, name)
+}
+
+func (o *object) readIndex(f disk.File, name string) error {
+	size, err := f.Size()
+	if err != nil {
+		return fmt.Errorf("reading %s: %w", name, err)
+	}
+	if size > pageSize*(MaxChunks/chunksPerDir) {
+		return &DamageError{Object: o.number, File: name, What: "size", Offset: size}
+	}
+	var b [pageSize]byte
+	for folder := range (size + pageSize - 1) / pageSize {
+		if err := readFull(f, b[:], folder*pageSize); err != nil {
+			return fmt.Errorf("reading %s: %w", name, err)
+		}
+		if b == [pageSize]byte{} {
+			continue
+		}
+		x := new(folderIndex)
+		if bad, want, got := x.decode(&b, o.number, uint16(folder)); bad >= 0 {
+			return &DamageError{Object: o.number, Block: uint64(bad) * BlocksPerChunk, File: name,
+				What: "record", Offset: folder*pageSize + int64(bad*recordSize), Want: want, Got: got}
+		}
+		o.base[uint16(folder)] = x
+		o.baseSum ^= x.sumOf(o.number, uint16(folder))
+	}
+	return nil
+}
+
+// sortedPages goes through pages in order of their folders.
+func sortedPages(pages map[uint16]*folderIndex) iter.Seq2[uint16, *folderIndex] {
+	return func(yield func(uint16, *folderIndex) bool) {
+		for _, folder := range slices.Sorted(maps.Keys(pages)) {
+			if !yield(folder, pages[folder]) {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,178 @@
+package admin
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/paxos-iscsi/paxos-iscsi/tgtadm/getopt"
+)
+
+// options is what the command line asks for.
+type options struct {
+	help, execute, show, dump bool
+
+	delete, update, offline, ready *string // nil: not given
+
+	file         string
+	fileGiven    bool
+	port         string
+	portGiven    bool
+	force        bool
+	pretend      bool
+	verbose      bool
+	ignoreErrors bool
+	nothing      bool // there were no arguments at all
+}
+
+// newApp defines the command line.
+func newApp(env Env, help *bool) *cli.App {
+	on := func(usage, name string, aliases ...string) cli.Flag {
+		return &cli.BoolFlag{Name: name, Aliases: aliases, Usage: usage}
+	}
+	value := func(usage, name string, aliases ...string) cli.Flag {
+		return &cli.StringFlag{Name: name, Aliases: aliases, Usage: usage}
+	}
+	// urfave/cli must not know what --help means, it has its own idea of an answer
+	helpFlag := getopt.Switch{GenericFlag: &cli.GenericFlag{Name: "help", Aliases: []string{"h"},
+		Value: getopt.On(help), Usage: "show this help"}}
+	return &cli.App{
+		Name: Name, HideHelp: true, HideHelpCommand: true, HideVersion: true,
+		Writer: env.Stdout, ErrWriter: env.Stderr,
+		OnUsageError:   func(_ *cli.Context, err error, _ bool) error { return err },
+		ExitErrHandler: func(*cli.Context, error) {},
+		Flags: []cli.Flag{
+			on("make the daemon's targets those of the configuration file", "execute", "e"),
+			value("delete targets: ALL, tid=N, a name, or help", "delete"),
+			value("take targets offline: ALL, tid=N, a name, or help", "offline"),
+			value("make targets ready: ALL, tid=N, a name, or help", "ready"),
+			value("remake targets from the file: ALL, tid=N, a name, or help", "update"),
+			on("show the daemon's targets", "show", "s"),
+			value("talk to the daemon of this control port", "control-port", "C"),
+			value("read this file and not "+defaultConf, "conf", "c"),
+			on("go on after a tgtadm command that fails", "ignore-errors"),
+			on("act on targets and devices that are in use too", "force", "f"),
+			on("show the tgtadm commands and do not run them", "pretend", "p"),
+			on("write the daemon's targets as a configuration, without parameters", "dump"),
+			on("show the tgtadm commands and run them", "verbose", "v"),
+			helpFlag,
+		},
+	}
+}
+
+// parseOptions reads the command line. What is wrong with it is said, and the rest used, as ever.
+func parseOptions(argv []string, env Env) (options, error) {
+	o := options{file: defaultConf, port: "0", nothing: len(argv) == 1}
+	app := newApp(env, &o.help)
+	flags, _, complaints := getopt.Perl(getopt.Options(app.Flags), argv[1:])
+	for _, c := range complaints {
+		fmt.Fprintln(env.Stderr, c)
+	}
+	app.Action = func(c *cli.Context) error {
+		given := func(name string) *string {
+			if !c.IsSet(name) {
+				return nil
+			}
+			v := c.String(name)
+			return &v
+		}
+		o.execute, o.show, o.dump = c.Bool("execute"), c.Bool("show"), c.Bool("dump")
+		o.delete, o.update, o.offline, o.ready = given("delete"), given("update"), given("offline"), given("ready")
+		o.force, o.pretend, o.verbose = c.Bool("force"), c.Bool("pretend"), c.Bool("verbose")
+		o.ignoreErrors = c.Bool("ignore-errors")
+		if f := given("conf"); f != nil {
+			o.file, o.fileGiven = *f, true
+		}
+		if p := given("control-port"); p != nil {
+			o.port, o.portGiven = *p, true
+		}
+		return nil
+	}
+	if err := app.Run(append([]string{Name}, flags...)); err != nil {
+		return o, fmt.Errorf("reading the command line: %w", err)
+	}
+	return o, nil
+}
+
+// usage answers command lines that only want to be told something, or say nothing that could be done.
+// It is false where there is something to do.
+func (a *admin) usage() (done bool, err error) {
+	verbs := []struct {
+		value      *string
+		name, does string
+		note       string
+	}{
+		{a.delete, "delete", "delete", deleteNote("deleted", "delete")},
+		{a.update, "update", "update", deleteNote("updated", "update")},
+		{a.offline, "offline", "offline", ""},
+		{a.ready, "ready", "ready", ""},
+	}
+	switch {
+	case a.help || a.nothing:
+		_, err := io.WriteString(a.env.Stdout, help)
+		return true, err
+	case a.show || a.execute:
+		return false, nil
+	}
+	if a.dump && a.delete == nil && a.update == nil {
+		return false, nil
+	}
+	if a.offline != nil && a.ready != nil && a.delete == nil && a.update == nil {
+		return true, a.fail("Invalid value (you can't use both ready and offline)!")
+	}
+	for _, v := range verbs {
+		if v.value == nil {
+			continue
+		}
+		if *v.value == "help" {
+			_, err := fmt.Fprintf(a.env.Stdout, verbHelp, v.name, v.does, v.note, v.name, v.name, v.does, v.name, v.does, v.name)
+			return true, err
+		}
+		return false, nil
+	}
+	a.print("No action specified.")
+	return true, nil
+}
+
+func deleteNote(done, do string) string {
+	return fmt.Sprintf("\t\t\t\tA target that is in use (an initiator is connected)\n"+
+		"\t\t\t\tis only %s with \"--force\"; it is left as it is\n\t\t\t\twithout, and \"%s\" goes on to the next.\n", done, do)
+}
+
+const verbHelp = `      --%s <value>		%s all or selected targets
+%s
+Example usage:
+      --%s help	      - display this help
+      --%s ALL	      - %s all targets
+      --%s tid=4	      - %s target 4 (target with tid 4)
+      --%s iqn.2008-08.com.example:some.target - only this target
+
+`
+
+const help = `Usage:
+tgt-admin [OPTION]...
+Makes tgtd's targets those of a configuration file.
+
+  -e, --execute			make the targets of /etc/tgt/targets.conf that tgtd
+				lacks and remove those that the file lacks
+      --update <value>		remake all or selected targets from the file
+				(see "--update help")
+      --delete <value>		delete all or selected targets
+				(see "--delete help")
+      --offline <value>		take all or selected targets offline
+				(see "--offline help")
+      --ready <value>		make all or selected targets ready
+				(see "--ready help")
+  -s, --show			show all targets
+      --dump			write the targets as a configuration
+				(without their parameters and secrets)
+  -c, --conf <file>		read this configuration file
+  -C, --control-port <N>	talk to the tgtd of this control port
+  -f, --force			act on targets and devices that are in use too
+  -p, --pretend			show the tgtadm commands, run none
+  -v, --verbose			show the tgtadm commands, run them
+      --ignore-errors		go on after a command that fails
+  -h, --help			show this help
+
+`

@@ -1,0 +1,374 @@
+// Package transcript replays recorded sessions with the tgt tools against the programs of this project,
+// for their tests. A transcript is plain text, a record a line: `$` a shell command, `+` a further line
+// of it, `>` and `!` its outputs, `=` its exit status, `&` a command in the background, `@` a file and
+// its lines, `~` something else that was done. @DIR@ stands for the scratch directory.
+package transcript
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// recordedPortal is where the daemons of the recordings listened; a replay has a port of its own.
+const recordedPortal = "127.0.0.1:3270"
+
+// commandLimit ends a command that hangs.
+const commandLimit = time.Minute
+
+// daemonLimit ends the wait for a daemon's management socket.
+const daemonLimit = 20 * time.Second
+
+// record is one thing done in a session.
+type record struct {
+	kind     byte // '$' a command, '&' one in the background, '@' a file, '~' another deed
+	line     int
+	text     string // the command, the deed, or the name of the file
+	out, err string // of a command; out is the content of a file
+	status   int
+}
+
+// Scenario is one recorded session.
+type Scenario struct {
+	Name    string
+	records []record
+}
+
+// Load reads a transcript.
+func Load(path string) (*Scenario, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading a transcript: %w", err)
+	}
+	s := &Scenario{Name: strings.TrimSuffix(filepath.Base(path), ".txt")}
+	head := true
+	for i, l := range strings.Split(strings.TrimSuffix(string(text), "\n"), "\n") {
+		if head {
+			head = l != ""
+			continue
+		}
+		if err := s.add(i+1, l); err != nil {
+			return nil, fmt.Errorf("%s:%d: %w", path, i+1, err)
+		}
+	}
+	return s, nil
+}
+
+func (s *Scenario) add(number int, l string) error {
+	if l == "" {
+		return errors.New("an empty line")
+	}
+	rest := strings.TrimPrefix(l[1:], " ")
+	var last *record
+	if len(s.records) > 0 {
+		last = &s.records[len(s.records)-1]
+	}
+	stream := func(to *string) {
+		if l[1:] == `\` {
+			*to = strings.TrimSuffix(*to, "\n")
+			return
+		}
+		*to += rest + "\n"
+	}
+	switch {
+	case strings.HasPrefix(l, "@|") && last != nil && last.kind == '@':
+		last.out += strings.TrimPrefix(l[2:], " ") + "\n"
+	case l[0] == '$' || l[0] == '&' || l[0] == '@' || l[0] == '~':
+		s.records = append(s.records, record{kind: l[0], line: number, text: rest})
+	case last == nil && l[0] != '#':
+		return fmt.Errorf("%q without a command", l)
+	case l[0] == '+':
+		last.text += "\n" + rest
+	case l[0] == '>':
+		stream(&last.out)
+	case l[0] == '!':
+		stream(&last.err)
+	case l[0] == '=':
+		status, err := strconv.Atoi(rest)
+		if err != nil {
+			return fmt.Errorf("a status that is no number: %w", err)
+		}
+		last.status = status
+	case l[0] != '#' && l[0] != '|':
+		return fmt.Errorf("%q is not understood", l)
+	}
+	return nil
+}
+
+// NeedsDaemon says that the session had a daemon.
+func (s *Scenario) NeedsDaemon() bool {
+	return slices.ContainsFunc(s.records, func(r record) bool { return r.kind == '&' })
+}
+
+// Count is what came of replays, in commands.
+type Count struct {
+	Equal, Different int
+	Deliberate       int // different, as they should be
+	Foreign          int // of programs that are not tested
+}
+
+// Add adds another count.
+func (c *Count) Add(other Count) {
+	c.Equal += other.Equal
+	c.Different += other.Different
+	c.Deliberate += other.Deliberate
+	c.Foreign += other.Foreign
+}
+
+// String is the count in words.
+func (c Count) String() string {
+	return fmt.Sprintf("%d of %d commands equal, %d of the others deliberately not, %d more are of programs not tested here",
+		c.Equal, c.Equal+c.Different+c.Deliberate, c.Deliberate, c.Foreign)
+}
+
+// Player replays scenarios.
+type Player struct {
+	Bin    string   // the directory of the programs that are tested
+	Tested []string // their names; commands that start with another tgt program are left out
+	Daemon string   // the path of tgtd
+	// Deliberate are the commands, by NAME:LINE, that must differ from what was recorded, and why.
+	Deliberate map[string]string
+}
+
+// stage is one scenario being replayed.
+type stage struct {
+	*Player
+	t      *testing.T
+	dir    string // scratch directory
+	socket string // base of the management sockets
+	portal string // in place of the recorded one
+}
+
+// Play replays a scenario and reports each command that differs as an error of t.
+func (p *Player) Play(t *testing.T, s *Scenario) Count {
+	t.Helper()
+	home, err := os.MkdirTemp("", "replay") // short: the path of a socket goes below
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(home) })
+	st := &stage{Player: p, t: t, dir: home + "/run", socket: home + "/socket", portal: freePortal(t)}
+	for _, dir := range []string{home, st.dir} {
+		if err := errors.Join(os.MkdirAll(dir, 0o755), os.Chmod(dir, 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var count Count
+	for _, r := range s.records {
+		switch {
+		case r.kind == '@':
+			if err := os.WriteFile(filepath.Join(st.dir, r.text), []byte(st.real(r.out)), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		case r.kind == '&':
+			st.spawn(r)
+		case r.kind == '~':
+			st.deed(r)
+		case !st.isTested(r.text):
+			count.Foreign++
+		default:
+			st.judge(s.Name, r, &count)
+		}
+	}
+	return count
+}
+
+// judge runs one command and counts it.
+func (st *stage) judge(name string, r record, count *Count) {
+	st.t.Helper()
+	diff := st.command(r)
+	key := fmt.Sprintf("%s:%d", name, r.line)
+	why, deliberate := st.Deliberate[key]
+	switch {
+	case diff == "" && deliberate:
+		st.t.Errorf("%s %s: as it was recorded, but should be different: %s", key, r.text, why)
+		count.Different++
+	case diff == "":
+		count.Equal++
+	case deliberate:
+		st.t.Logf("%s %s: differs: %s", key, r.text, why)
+		count.Deliberate++
+	default:
+		st.t.Errorf("%s %s\n%s", key, r.text, diff)
+		count.Different++
+	}
+}
+
+// freePortal is an address of this machine at which nothing listens.
+func freePortal(t *testing.T) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// real puts the places of this replay into a recorded text, recorded takes them out again.
+func (st *stage) real(text string) string {
+	return strings.NewReplacer("@DIR@", st.dir, recordedPortal, st.portal).Replace(text)
+}
+
+func (st *stage) recorded(text string) string {
+	return strings.NewReplacer(st.dir, "@DIR@", st.portal, recordedPortal).Replace(text)
+}
+
+var programWord = regexp.MustCompile(`(?:^|[;|&] *|[A-Z]\S*=\S+ +|clear-groups +)(tgt[\w.-]+|isc|iscsi-\S+|qemu-io)\b`)
+
+// isTested says that a command runs no foreign program of the iSCSI world.
+func (st *stage) isTested(text string) bool {
+	for _, m := range programWord.FindAllStringSubmatch(text, -1) {
+		if !slices.Contains(st.Tested, m[1]) {
+			return false
+		}
+	}
+	return true
+}
+
+func (st *stage) environment() []string {
+	return []string{"PATH=" + st.Bin + ":/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "TZ=UTC",
+		"TGT_IPC_SOCKET=" + st.socket}
+}
+
+// command runs one command; what it returns is empty if all went as it was recorded.
+func (st *stage) command(r record) (diff string) {
+	st.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), commandLimit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", st.real(r.text))
+	cmd.Dir, cmd.Env = st.dir, st.environment()
+	var out, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &stderr
+	var ended *exec.ExitError
+	if err := cmd.Run(); err != nil && !errors.As(err, &ended) {
+		st.t.Fatalf("line %d: running %q: %v", r.line, r.text, err)
+	}
+	want := fmt.Sprintf("%s\n%s\nstatus %d", settle(r.out), settle(r.err), r.status)
+	got := fmt.Sprintf("%s\n%s\nstatus %d", settle(st.recorded(out.String())), settle(st.recorded(stderr.String())),
+		cmd.ProcessState.ExitCode())
+	if want == got {
+		return ""
+	}
+	return fmt.Sprintf("--- recorded\n%s\n--- now\n%s", want, got)
+}
+
+var zeroBytes = regexp.MustCompile(`^file (.*): (\d+) zero bytes$`)
+
+// deed does what a '~' line says.
+func (st *stage) deed(r record) {
+	m := zeroBytes.FindStringSubmatch(r.text)
+	if m == nil {
+		st.t.Fatalf("line %d: cannot do %q", r.line, r.text)
+	}
+	size, _ := strconv.Atoi(m[2]) // digits only
+	if err := os.WriteFile(filepath.Join(st.dir, m[1]), make([]byte, size), 0o644); err != nil {
+		st.t.Fatal(err)
+	}
+}
+
+// spawn starts a daemon, waits until it listens, and ends it with the test.
+func (st *stage) spawn(r record) {
+	words := strings.Fields(st.real(r.text))
+	if words[0] != "tgtd" {
+		st.t.Fatalf("line %d: cannot keep %q in the background", r.line, r.text)
+	}
+	port := "0"
+	if i := slices.Index(words, "-C"); i >= 0 {
+		port = words[i+1]
+	}
+	cmd := exec.Command(st.Daemon, words[1:]...)
+	cmd.Dir, cmd.Env = st.dir, st.environment()
+	if err := cmd.Start(); err != nil {
+		st.t.Fatalf("line %d: starting the daemon: %v", r.line, err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		cmd.Wait() // a daemon that is killed ends with an error
+		close(ended)
+	}()
+	st.t.Cleanup(func() {
+		cmd.Process.Kill()
+		<-ended
+	})
+	limit := time.After(daemonLimit)
+	for {
+		if c, err := net.Dial("unix", st.socket+"."+port); err == nil {
+			c.Close()
+			return
+		}
+		select {
+		case <-ended:
+			st.t.Fatalf("line %d: the daemon ended at once: %v", r.line, cmd.ProcessState)
+		case <-limit:
+			st.t.Fatalf("line %d: the daemon does not listen", r.line)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// What recordings do not fix, and what they have in a random order.
+var (
+	place         = regexp.MustCompile(` at \S+ line (\d+|<n>)`)
+	unitParameter = regexp.MustCompile(`^tgtadm .*--op update --mode logicalunit .*--params `)
+	cacheRemark   = regexp.MustCompile(`^# (Write cache is enabled|WARNING! Unknown value)`)
+)
+
+// settle replaces what is not fixed and sorts what the original puts out in random order: the
+// parameters of a unit, targets that are removed, targets of a dump.
+func settle(text string) string {
+	text = place.ReplaceAllString(text, " at PLACE")
+	lines := strings.Split(text, "\n")
+	sortRuns(lines, func(l string) string {
+		switch {
+		case unitParameter.MatchString(l) && strings.Contains(l, "mode_page="):
+			return "page"
+		case unitParameter.MatchString(l), cacheRemark.MatchString(l):
+			return "parameter"
+		}
+		return ""
+	})
+	blocks := [][]string{}
+	for i := 0; i < len(lines); i++ {
+		start := i
+		if strings.HasPrefix(lines[i], "<target ") {
+			for i+1 < len(lines) && lines[i] != "" {
+				i++
+			}
+		}
+		blocks = append(blocks, lines[start:i+1])
+	}
+	joined := make([]string, len(blocks))
+	for i, b := range blocks {
+		joined[i] = strings.Join(b, "\n")
+	}
+	sortRuns(joined, func(b string) string {
+		if strings.HasPrefix(b, "<target ") {
+			return "dump"
+		}
+		return ""
+	})
+	return strings.Join(joined, "\n")
+}
+
+// sortRuns sorts each run of neighbours that are of the same group, which is not the empty one.
+func sortRuns(items []string, group func(string) string) {
+	for i := 0; i < len(items); {
+		g, end := group(items[i]), i+1
+		for g != "" && end < len(items) && group(items[end]) == g {
+			end++
+		}
+		slices.Sort(items[i:end])
+		i = end
+	}
+}

@@ -1,0 +1,349 @@
+package initiator
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/paxos-iscsi/paxos-iscsi/tgtd/iscsi/pdu"
+)
+
+// Session is an iSCSI session of one connection at a time. Its methods may be called from any goroutine,
+// but not from within Done, save Again.
+type Session struct {
+	o    Options
+	isid [6]byte
+
+	mu      sync.Mutex
+	room    sync.Cond // signalled when a slot opens, or at the end
+	slots   []*Task   // by tag; nil has no command under way
+	held    []bool    // by tag: the command is over and its Done is running
+	free    []uint32  // tags that are neither
+	unsent  []*Task   // in slots, and waiting for a connection or the command window; in order
+	conn    *conn     // nil while there is none
+	cmdSN   uint32
+	maxSN   uint32
+	seq     uint64 // of the latest submission
+	closed  bool
+	err     error
+	relogin int         // times the session was taken up again
+	managed *management // the task management function under way
+
+	managing sync.Mutex // held while a task management function is under way
+	ctx      context.Context
+	cancel   context.CancelFunc
+	tasks    sync.WaitGroup
+}
+
+// Login opens a session with a target. Besides the network's errors it returns ErrProtocol, ErrMutual and
+// *LoginError.
+func Login(ctx context.Context, o Options) (*Session, error) {
+	if o.Depth == 0 {
+		o.Depth = 32
+	}
+	switch {
+	case o.Depth < 1 || o.Depth > MaxDepth:
+		return nil, fmt.Errorf("depth %d: 1 to %d commands can be under way", o.Depth, MaxDepth)
+	case o.Target == "":
+		return nil, fmt.Errorf("log in to %s: no target is named", o.Portal)
+	}
+	s := &Session{o: o, isid: newISID(), slots: make([]*Task, o.Depth), held: make([]bool, o.Depth),
+		unsent: make([]*Task, 0, o.Depth)}
+	s.room.L = &s.mu
+	for i := range s.slots {
+		s.free = append(s.free, uint32(i))
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	c, err := dial(ctx, &s.o, s.isid)
+	if err != nil {
+		s.cancel()
+		return nil, err
+	}
+	s.adopt(c)
+	s.tasks.Go(func() { s.run(c) })
+	return s, nil
+}
+
+// dial makes a connection and logs in on it.
+func dial(ctx context.Context, o *Options, isid [6]byte) (*conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, loginTimeout)
+	defer cancel()
+	var d net.Dialer
+	nc, err := d.DialContext(ctx, "tcp", o.Portal)
+	if err != nil {
+		return nil, err
+	}
+	// The context ends the login by way of the connection.
+	stop := context.AfterFunc(ctx, func() { nc.SetDeadline(time.Unix(1, 0)) })
+	c := newConn(nc)
+	err = c.login(o, isid)
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		nc.Close()
+		if ctx.Err() != nil {
+			err = fmt.Errorf("%w: %w", ctx.Err(), err)
+		}
+		return nil, fmt.Errorf("log in to %q at %s: %w", o.Target, o.Portal, err)
+	}
+	return c, nil
+}
+
+// adopt makes c the session's connection and issues everything under way on it. The login has ended the
+// former connection at the target, with all its commands (RFC 7143 6.3.5, session reinstatement), so that none
+// of them can take effect after its second issue. It returns false if the session was closed meanwhile.
+func (s *Session) adopt(c *conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.conn, s.cmdSN, s.maxSN = c, c.cmdSN, c.maxSN
+	s.unsent = s.unsent[:0]
+	for _, t := range s.slots {
+		if t != nil {
+			t.clear()
+			s.unsent = append(s.unsent, t)
+		}
+	}
+	slices.SortFunc(s.unsent, func(a, b *Task) int { return cmp.Compare(a.seq, b.seq) })
+	s.pump()
+	return true
+}
+
+// pump puts commands into the connection's outgoing data as far as the command window reaches (RFC 7143
+// 4.2.2.1). The session is locked.
+func (s *Session) pump() {
+	n := 0
+	for s.conn != nil && n < len(s.unsent) && int32(s.maxSN-s.cmdSN) >= 0 {
+		t := s.unsent[n]
+		t.sn, t.sent = s.cmdSN, true
+		s.cmdSN++
+		s.conn.command(t)
+		n++
+	}
+	s.unsent = slices.Delete(s.unsent, 0, n)
+}
+
+// run reads responses until the session ends, over as many connections as it takes.
+func (s *Session) run(c *conn) {
+	for {
+		var sender sync.WaitGroup
+		sender.Go(func() { c.run(s) })
+		c.flushSoon()
+		err := s.receive(c)
+		c.close()
+		sender.Wait()
+		s.mu.Lock()
+		s.conn = nil
+		closed, m := s.closed, s.managed
+		s.managed = nil
+		s.mu.Unlock()
+		if m != nil {
+			m.finish(0, fmt.Errorf("the connection was lost: %w", err))
+		}
+		if closed {
+			s.end(ErrClosed)
+			return
+		}
+		if c = s.again(err); c == nil {
+			return
+		}
+		if !s.adopt(c) {
+			c.close()
+			s.end(ErrClosed)
+			return
+		}
+	}
+}
+
+// again logs in anew after the connection was lost, or ends the session when it may not or can't.
+func (s *Session) again(cause error) *conn {
+	if s.o.Reconnect == 0 {
+		s.end(cause)
+		return nil
+	}
+	pause := reconnectMin
+	for deadline := time.Now().Add(s.o.Reconnect); time.Now().Before(deadline); pause = min(2*pause, reconnectMax) {
+		c, err := dial(s.ctx, &s.o, s.isid)
+		if err == nil {
+			s.mu.Lock()
+			s.relogin++
+			s.mu.Unlock()
+			return c
+		}
+		cause = err
+		select {
+		case <-s.ctx.Done():
+			s.end(ErrClosed)
+			return nil
+		case <-time.After(pause):
+		}
+	}
+	s.end(fmt.Errorf("no new login within %v: %w", s.o.Reconnect, cause))
+	return nil
+}
+
+// end fails everything under way.
+func (s *Session) end(err error) {
+	s.mu.Lock()
+	s.closed = true
+	if s.err == nil {
+		s.err = err
+	}
+	var left []*Task
+	for tag, t := range s.slots {
+		if t != nil {
+			left = append(left, t)
+			s.slots[tag] = nil
+		}
+	}
+	s.unsent = s.unsent[:0]
+	s.room.Broadcast()
+	s.mu.Unlock()
+	for _, t := range left {
+		t.Err = err
+		t.Done(t)
+	}
+}
+
+// why is the error of a closed session. The session is locked.
+func (s *Session) why() error {
+	if s.err == nil {
+		return ErrClosed
+	}
+	return s.err
+}
+
+// check refuses what can't be sent.
+func (t *Task) check() error {
+	if _, ok := pdu.EncodeLUN(t.LUN); !ok {
+		return fmt.Errorf("no LUN has the number %d", t.LUN)
+	}
+	if n := max(len(t.In), len(t.Out)); n > MaxTransfer {
+		return fmt.Errorf("a command of %d bytes: at most %d can be moved", n, MaxTransfer)
+	}
+	if len(t.In) > 0 && len(t.Out) > 0 {
+		return errors.New("a command with data in both directions")
+	}
+	return nil
+}
+
+// Submit starts a command. It waits while as many as the depth are under way, and no longer: a command
+// that finds no connection, or the target's command window closed, goes out when there is one. Commands go out
+// in the order of their submission. If the command can't be sent, or the session has ended, Done is called
+// before Submit returns.
+func (s *Session) Submit(t *Task) {
+	err := t.check()
+	s.mu.Lock()
+	for err == nil && !s.closed && len(s.free) == 0 {
+		s.room.Wait()
+	}
+	if err == nil && s.closed {
+		err = s.why()
+	}
+	if err != nil {
+		s.mu.Unlock()
+		t.clear()
+		t.Err = err
+		t.Done(t)
+		return
+	}
+	tag := s.free[len(s.free)-1]
+	s.free = s.free[:len(s.free)-1]
+	s.enter(t, tag)
+	c := s.conn
+	s.mu.Unlock()
+	if c != nil {
+		c.flush()
+	}
+}
+
+// Again submits a task anew, with whatever it holds now, from within its Done. It takes the place that the
+// task had, so that it never waits. When the command can't be sent, or the session has ended, it returns the
+// error and Done is not called.
+func (s *Session) Again(t *Task) error {
+	if err := t.check(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return s.why()
+	}
+	if !s.held[t.tag] || s.slots[t.tag] != nil {
+		panic("initiator: Again outside of the task's Done")
+	}
+	s.enter(t, t.tag)
+	return nil
+}
+
+// enter gives a task its tag and its place in the order. The session is locked.
+func (s *Session) enter(t *Task, tag uint32) {
+	t.clear()
+	s.seq++
+	t.tag, t.seq = tag, s.seq
+	s.slots[tag] = t
+	s.unsent = append(s.unsent, t)
+	s.pump()
+}
+
+// retire takes a command that is over out of its slot. The session is locked.
+func (s *Session) retire(t *Task) {
+	s.slots[t.tag] = nil
+	s.held[t.tag] = true
+}
+
+// complete calls Done of a retired task and gives its tag back, unless it was submitted again meanwhile.
+func (s *Session) complete(t *Task) {
+	tag := t.tag
+	t.Done(t)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held[tag] = false
+	if s.slots[tag] == nil {
+		s.free = append(s.free, tag)
+		s.room.Signal()
+	}
+}
+
+// Do carries a command out and returns its error.
+func (s *Session) Do(t *Task) error {
+	done := make(chan struct{})
+	t.Done = func(*Task) { close(done) }
+	s.Submit(t)
+	<-done
+	return t.Err
+}
+
+// Relogins counts how often the session was taken up again on a new connection.
+func (s *Session) Relogins() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.relogin
+}
+
+// Close logs out and ends the session; what is under way fails with ErrClosed. It returns when every Done
+// was called and every goroutine has ended.
+func (s *Session) Close() error {
+	s.mu.Lock()
+	first := !s.closed
+	s.closed = true
+	c, sn := s.conn, s.cmdSN
+	s.room.Broadcast()
+	s.mu.Unlock()
+	if c != nil && first {
+		c.nc.SetDeadline(time.Now().Add(loginTimeout))
+		c.logout(sn)
+		c.flush()
+	}
+	s.cancel()
+	s.tasks.Wait()
+	return nil
+}

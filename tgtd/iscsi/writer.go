@@ -1,0 +1,463 @@
+package iscsi
+
+import (
+	"fmt"
+	"sync"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/paxos-iscsi/paxos-iscsi/tgtd/iscsi/pdu"
+	"github.com/paxos-iscsi/paxos-iscsi/tgtd/sam"
+)
+
+// Limits of one writev: it takes what is ready, up to these.
+const (
+	batchArena   = 16 << 10 // bytes of headers, small data, padding and digests
+	batchVectors = 512      // pieces of memory; the kernel takes 1024
+	batchBytes   = 1 << 20
+	// inlineData is up to how many bytes data is copied beside its header instead of being a piece of
+	// memory of its own.
+	inlineData = 256
+	// arenaReserve is the most that one PDU takes of the arena.
+	arenaReserve = pdu.HeaderSize + 2*pdu.DigestSize + 3 + inlineData
+)
+
+// maxControl is how many answers may wait on a connection that the command window does not bound: all but
+// those to numbered SCSI commands. Whoever lets more of them pile up does not read.
+const maxControl = 1024
+
+// item is something to be sent: the response of a task, or a PDU whose header is ready but for the
+// sequence numbers.
+type item struct {
+	next *item
+	task *task
+	hdr  pdu.Header
+	data []byte
+	peek bool          // shows the next StatSN without using it (R2T, NOP-In of our own)
+	sent chan struct{} // closed when the item has left, where somebody waits for it
+}
+
+// outQueue is what waits to be sent on a connection, and who sends it. Whoever sets busy is the one
+// who writes, until there is nothing left or the socket is full; then the writer goroutine takes over.
+type outQueue struct {
+	mu         sync.Mutex
+	head, tail *item
+	control    int  // items that occupy no slot of the command window
+	bytes      int  // of data in head…tail
+	busy       bool // somebody writes
+	handed     bool // the writer goroutine is the one: it was given a batch half sent
+	closed     bool // the writer goroutine is gone
+}
+
+// push puts an item in the queue and returns how many bytes of data wait. It sends nothing.
+func (c *conn) push(it *item) (waiting int) {
+	q := &c.out
+	q.mu.Lock()
+	it.next = nil
+	if q.tail == nil {
+		q.head = it
+	} else {
+		q.tail.next = it
+	}
+	q.tail = it
+	if it.task == nil || !it.task.slot {
+		q.control++
+	}
+	if it.task != nil {
+		q.bytes += len(it.task.DataIn)
+	}
+	over := q.control > maxControl
+	waiting = q.bytes
+	q.mu.Unlock()
+	if over {
+		c.fail(errNotReading)
+	}
+	return waiting
+}
+
+// flush sends what waits unless somebody else is at it. It never waits for the socket: what does not
+// fit is left to the writer goroutine.
+func (c *conn) flush() {
+	q := &c.out
+	q.mu.Lock()
+	if q.busy || q.head == nil {
+		q.mu.Unlock()
+		return
+	}
+	q.busy = true
+	q.mu.Unlock()
+	c.drain(false)
+}
+
+// kick has the writer goroutine send what waits. Whatever else becomes ready until it runs goes with it.
+func (c *conn) kick() {
+	q := &c.out
+	q.mu.Lock()
+	idle := !q.busy && q.head != nil
+	closed := q.closed
+	q.mu.Unlock()
+	switch {
+	case !idle:
+	case closed:
+		c.flush() // the connection is gone: what waits is given back
+	default:
+		c.wakeWriter()
+	}
+}
+
+func (c *conn) wakeWriter() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// writeLoop is the writer goroutine: it writes when a batch was handed to it or nobody else wants to.
+func (c *conn) writeLoop() {
+	q := &c.out
+	for ended := false; !ended; {
+		select {
+		case <-c.wake:
+		case <-c.closed:
+			ended = true
+		}
+		q.mu.Lock()
+		mine := q.handed || !q.busy && q.head != nil
+		if mine {
+			q.handed, q.busy = false, true
+		}
+		if ended {
+			q.closed = true
+		}
+		q.mu.Unlock()
+		if mine {
+			c.drain(true)
+		}
+	}
+}
+
+// drain writes until the queue is empty. The caller has set busy. With wait unset it hands over to the
+// writer goroutine as soon as the socket is full.
+func (c *conn) drain(wait bool) {
+	q, b := &c.out, &c.batch
+	for {
+		if len(b.vectors) == 0 && !b.fill(c) {
+			q.mu.Lock()
+			if q.head == nil {
+				q.busy = false
+				q.mu.Unlock()
+				return
+			}
+			q.mu.Unlock()
+			continue
+		}
+		b.wait = wait
+		err := c.raw.Write(b.attempt)
+		if err == nil {
+			err = b.err
+		}
+		if err != nil {
+			c.fail(fmt.Errorf("sending: %w", err))
+			b.vectors, b.err = b.vectors[:0], nil
+		}
+		if len(b.vectors) > 0 { // the socket is full
+			q.mu.Lock()
+			q.handed = !q.closed
+			handed := q.handed
+			q.mu.Unlock()
+			if handed {
+				c.wakeWriter()
+				return
+			}
+			continue // the connection has ended: the next attempt fails
+		}
+		b.recycle(c)
+	}
+}
+
+// batch is one writev in the making. It belongs to whoever has set busy.
+type batch struct {
+	arena   []byte // fixed capacity: vectors point into it
+	run     int    // arena[run:] is not in a vector yet
+	vectors []unix.Iovec
+	whole   []unix.Iovec // the memory behind vectors
+	bytes   int
+	waiting *item // taken from the queue, not in a batch yet
+	done    []*item
+
+	// The task at the head of waiting, when it has begun to go out.
+	started bool
+	offset  int    // bytes of DataIn in PDUs
+	dataSN  uint32 // of the next Data-In
+	burst   int    // bytes left in the burst
+
+	statSN  uint32
+	wait    bool
+	err     error
+	attempt func(fd uintptr) bool // bound once, so that a write does not allocate
+}
+
+func (b *batch) init(statSN uint32) {
+	b.arena = make([]byte, 0, batchArena)
+	b.whole = make([]unix.Iovec, 0, batchVectors)
+	b.vectors = b.whole
+	b.statSN = statSN
+	b.attempt = b.writev
+}
+
+// writev sends the vectors. It is called by the runtime's poller with the socket's descriptor and
+// returns false to be called again when the socket has room.
+func (b *batch) writev(fd uintptr) bool {
+	for len(b.vectors) > 0 {
+		n, _, errno := unix.Syscall(unix.SYS_WRITEV, fd,
+			uintptr(unsafe.Pointer(&b.vectors[0])), uintptr(len(b.vectors)))
+		switch errno {
+		case 0:
+			b.consume(int(n))
+		case syscall.EINTR:
+		case syscall.EAGAIN:
+			return !b.wait
+		default:
+			b.err = errno
+			return true
+		}
+	}
+	return true
+}
+
+// consume drops the first n bytes of the vectors.
+func (b *batch) consume(n int) {
+	for n > 0 {
+		v := &b.vectors[0]
+		if n < int(v.Len) {
+			v.Base = (*byte)(unsafe.Add(unsafe.Pointer(v.Base), n))
+			v.Len -= uint64(n)
+			return
+		}
+		n -= int(v.Len)
+		v.Base = nil
+		b.vectors = b.vectors[1:]
+	}
+}
+
+func (b *batch) room() bool {
+	return cap(b.arena)-len(b.arena) >= arenaReserve && len(b.whole)+3 <= batchVectors && b.bytes < batchBytes
+}
+
+// fill makes vectors of what is in the queue. It returns false when there is nothing to send.
+func (b *batch) fill(c *conn) bool {
+	b.arena, b.run, b.whole, b.bytes = b.arena[:0], 0, b.whole[:0], 0
+	broken := c.broken.Load()
+	for broken || b.room() {
+		if b.waiting == nil {
+			if b.waiting = c.out.takeAll(); b.waiting == nil {
+				break
+			}
+		}
+		it := b.waiting
+		if !broken && !b.emit(c, it) {
+			break // a task whose data goes on in the next batch
+		}
+		b.waiting, b.started = it.next, false
+		it.next = nil
+		if broken {
+			c.giveBack(it)
+			continue
+		}
+		b.done = append(b.done, it)
+	}
+	b.closeRun()
+	b.vectors = b.whole
+	if len(b.vectors) == 0 {
+		return false
+	}
+	c.stats.txOctets.Add(uint64(b.bytes))
+	return true
+}
+
+func (q *outQueue) takeAll() *item {
+	q.mu.Lock()
+	head := q.head
+	q.head, q.tail, q.bytes, q.control = nil, nil, 0, 0
+	q.mu.Unlock()
+	return head
+}
+
+// recycle gives back what a sent batch held.
+func (b *batch) recycle(c *conn) {
+	for i, it := range b.done {
+		b.done[i] = nil
+		c.giveBack(it)
+	}
+	b.done = b.done[:0]
+}
+
+// closeRun makes a vector of what the arena got since the last one.
+func (b *batch) closeRun() {
+	if n := len(b.arena) - b.run; n > 0 {
+		b.whole = append(b.whole, unix.Iovec{Base: &b.arena[b.run], Len: uint64(n)})
+		b.bytes += n
+		b.run = len(b.arena)
+	}
+}
+
+// pdu adds one PDU whose header is complete but for the data length. Data stays where it is until the
+// batch was sent.
+func (b *batch) pdu(d pdu.Digests, h *pdu.Header, data []byte) {
+	if len(data) <= inlineData {
+		b.smallPDU(d, h, data)
+		return
+	}
+	b.header(d, h, len(data))
+	b.closeRun()
+	b.whole = append(b.whole, unix.Iovec{Base: &data[0], Len: uint64(len(data))})
+	b.bytes += len(data)
+	pad := len(b.arena)
+	b.arena = append(b.arena, "\x00\x00\x00"[:pdu.Padding(len(data))]...)
+	if d.Data {
+		b.arena = appendDigest(b.arena, pdu.Digest(pdu.Digest(0, data), b.arena[pad:]))
+	}
+}
+
+// smallPDU adds one PDU with at most inlineData bytes of data, which it copies.
+func (b *batch) smallPDU(d pdu.Digests, h *pdu.Header, data []byte) {
+	b.header(d, h, len(data))
+	if len(data) == 0 {
+		return
+	}
+	at := len(b.arena)
+	b.arena = append(b.arena, data...)
+	b.arena = append(b.arena, "\x00\x00\x00"[:pdu.Padding(len(data))]...)
+	if d.Data {
+		b.arena = appendDigest(b.arena, pdu.Digest(0, b.arena[at:]))
+	}
+}
+
+func (b *batch) header(d pdu.Digests, h *pdu.Header, dataLength int) {
+	h.SetDataLength(dataLength)
+	at := len(b.arena)
+	b.arena = append(b.arena, h[:]...)
+	if d.Header {
+		b.arena = appendDigest(b.arena, pdu.Digest(0, b.arena[at:]))
+	}
+}
+
+func appendDigest(b []byte, crc uint32) []byte {
+	return append(b, byte(crc), byte(crc>>8), byte(crc>>16), byte(crc>>24))
+}
+
+// emit adds the PDUs of an item. It returns false when there was no room for all of them.
+func (b *batch) emit(c *conn, it *item) bool {
+	if it.task != nil {
+		return b.emitTask(c, it.task)
+	}
+	exp, last := c.session.numbers()
+	it.hdr.SetStatus(b.statSN, exp, last)
+	if !it.peek {
+		b.statSN++
+	}
+	b.pdu(c.agreed.digests, &it.hdr, it.data)
+	return true
+}
+
+// emitTask adds the Data-In PDUs of a command and its status: in the last Data-In if the command went
+// well and has nothing more to say, else in a SCSI Response (RFC 7143 11.7.3).
+func (b *batch) emitTask(c *conn, t *task) bool {
+	a := &c.agreed
+	if !b.started {
+		b.started, b.offset, b.dataSN, b.burst = true, 0, t.r2tSN, a.maxBurst
+		t.DataIn = t.DataIn[:min(len(t.DataIn), int(t.InBytes))]
+		t.computeResidual()
+	}
+	phaseCollapse := t.Status == sam.Good && len(t.Sense) == 0 && t.OutBytes == 0
+	for b.offset < len(t.DataIn) {
+		if !b.room() {
+			return false
+		}
+		n := min(len(t.DataIn)-b.offset, a.sendSegment, b.burst)
+		last := b.offset+n == len(t.DataIn)
+		p := pdu.DataIn{
+			Final:        last || n == b.burst,
+			InitiatorTag: t.Tag,
+			TargetTag:    pdu.NoTag,
+			DataSN:       b.dataSN,
+			Offset:       uint32(b.offset),
+		}
+		withStatus := last && phaseCollapse
+		if withStatus {
+			p.HasStatus, p.SCSIStatus, p.Residual = true, byte(t.Status), t.residual
+			p.Status = b.finalNumbers(c, t)
+		} else {
+			p.ExpCmdSN, p.MaxCmdSN = c.session.numbers()
+		}
+		var h pdu.Header
+		p.Encode(&h)
+		b.pdu(a.digests, &h, t.DataIn[b.offset:b.offset+n])
+		c.stats.dataInPDUs.Add(1)
+		b.offset += n
+		b.dataSN++
+		if b.burst -= n; b.burst == 0 {
+			b.burst = a.maxBurst
+		}
+		if withStatus {
+			return true
+		}
+	}
+	if !b.room() {
+		return false
+	}
+	b.emitResponse(c, t)
+	return true
+}
+
+func (b *batch) emitResponse(c *conn, t *task) {
+	p := pdu.SCSIResponse{
+		SCSIStatus:   byte(t.Status),
+		InitiatorTag: t.Tag,
+		Status:       b.finalNumbers(c, t),
+		ExpDataSN:    b.dataSN,
+		Residual:     t.residual,
+		ReadResidual: t.readResidual,
+	}
+	var h pdu.Header
+	p.Encode(&h)
+	// Sense data follows its length (RFC 7143 11.4.7); it fits beside the header.
+	var sense [2 + maxSense]byte
+	n := 0
+	if s := t.Sense[:min(len(t.Sense), maxSense)]; len(s) > 0 {
+		sense[0], sense[1] = byte(len(s)>>8), byte(len(s))
+		n = 2 + copy(sense[2:], s)
+	}
+	b.smallPDU(c.agreed.digests, &h, sense[:n])
+	c.stats.responsePDUs.Add(1)
+}
+
+// maxSense is the longest sense data that is sent, in bytes (SPC-4 4.5.1 allows 252).
+const maxSense = 252
+
+// finalNumbers takes a StatSN for the command's status and gives its slot of the window back, so that
+// the response itself opens the window.
+func (b *batch) finalNumbers(c *conn, t *task) pdu.Status {
+	if t.slot {
+		t.slot = false
+		c.session.release()
+	}
+	s := pdu.Status{StatSN: b.statSN}
+	b.statSN++
+	s.ExpCmdSN, s.MaxCmdSN = c.session.numbers()
+	return s
+}
+
+// giveBack frees what an item held, sent or not.
+func (c *conn) giveBack(it *item) {
+	if it.sent != nil {
+		close(it.sent)
+	}
+	if it.task != nil {
+		c.free(it.task)
+		return
+	}
+	c.putItem(it)
+}

@@ -1,0 +1,141 @@
+package scsi
+
+import "encoding/binary"
+
+// inquiry is INQUIRY (SPC-4 6.6). For a unit that does not exist it is LUN 0's with peripheral qualifier 3.
+func inquiry(t *task) outcome {
+	cdb := t.command.CDB
+	allocation := binary.BigEndian.Uint16(cdb[3:])
+	if uint32(allocation) > t.command.InBytes {
+		return t.check(invalidFieldInCDB)
+	}
+	evpd, page := cdb[1]&1 != 0, cdb[2]
+	b := t.replyBuffer(128)
+	if b == nil {
+		return finished
+	}
+	switch {
+	case !evpd && page == 0:
+		b = t.standardInquiry(b)
+	case !evpd:
+		return t.check(invalidFieldInCDB)
+	default:
+		b = append(b, 0, page, 0, 0)
+		if b = t.vitalProductData(b, page); b == nil {
+			return t.check(invalidFieldInCDB)
+		}
+		binary.BigEndian.PutUint16(b[2:], uint16(len(b)-4))
+	}
+	switch {
+	case t.absent:
+		b[0] = 0x7f
+	case t.unit.kind == Controller:
+		b[0] = 0x0c
+	}
+	return t.reply(b, uint64(allocation))
+}
+
+// standardInquiry appends the 66 bytes of SPC-4 6.6.2.
+func (t *task) standardInquiry(b []byte) []byte {
+	a := t.attrs
+	descriptors := []byte{0x04, 0xc0, 0x09, 0x60, 0x03, 0x00} // SBC-3, iSCSI, SPC-3
+	if t.unit.kind == Controller {
+		descriptors = []byte{0x04, 0xc0, 0x09, 0x60, 0x01, 0xfb}
+	}
+	var removable byte
+	if a.removable {
+		removable = 0x80
+	}
+	b = append(b, 0, removable, 0x05, 0x12, 66-5, 0, 0, 0x02)
+	b = appendPadded(b, a.vendor, 8, ' ')
+	b = appendPadded(b, a.product, 16, ' ')
+	b = appendPadded(b, a.revision, 4, ' ')
+	b = append(b, make([]byte, 58-36)...)
+	b = append(b, descriptors...)
+	return append(b, 0, 0)
+}
+
+// appendPadded appends s cut or filled up to n bytes.
+func appendPadded(b []byte, s string, n int, pad byte) []byte {
+	s = s[:min(len(s), n)]
+	b = append(b, s...)
+	for range n - len(s) {
+		b = append(b, pad)
+	}
+	return b
+}
+
+// vitalProductData appends the body of a page (SPC-4 7.8), or returns nil for a page that is not there.
+// Every type of unit has the same ones.
+func (t *task) vitalProductData(b []byte, page byte) []byte {
+	a := t.attrs
+	switch page {
+	case 0x00:
+		return append(b, 0x00, 0x80, 0x83, 0xb0, 0xb1, 0xb2)
+	case 0x80:
+		for range 36 - min(len(a.scsiSN), 36) {
+			b = append(b, ' ')
+		}
+		return append(b, a.scsiSN[:min(len(a.scsiSN), 36)]...)
+	case 0x83:
+		return t.deviceIdentification(b)
+	case 0xb0:
+		return t.blockLimits(b)
+	case 0xb1:
+		b = binary.BigEndian.AppendUint16(b, a.rotationRate)
+		return append(b, make([]byte, 62)...)
+	case 0xb2:
+		if a.thin {
+			return append(b, 0, 0xe4, 0x02, 0) // LBPU, LBPWS, LBPWS10, LBPRZ; thin provisioned
+		}
+		return append(b, 0, 0, 0, 0)
+	}
+	return nil
+}
+
+// deviceIdentification appends three designators (SPC-4 7.8.5): T10 vendor identification, NAA 3 made of
+// target and unit number, NAA 6 made of the digits of the SCSI id.
+func (t *task) deviceIdentification(b []byte) []byte {
+	id := t.attrs.scsiID
+	b = append(b, 0x02, 0x01, 0, 36)
+	b = appendPadded(b, id, 36, 0)
+	b = append(b, 0x01, 0x03, 0, 8)
+	b = binary.BigEndian.AppendUint32(b, 3<<28|uint32(t.unit.tid)&0x0fffffff)
+	b = binary.BigEndian.AppendUint32(b, uint32(t.unit.lun))
+	b = append(b, 0x01, 0x03, 0, 16)
+	var high, low uint64
+	for _, c := range []byte(id) {
+		high, low = high<<4|low>>60, low<<4|uint64(hexDigit(c))
+	}
+	high = high&(1<<60-1) | 6<<60
+	b = binary.BigEndian.AppendUint64(b, high)
+	return binary.BigEndian.AppendUint64(b, low)
+}
+
+// hexDigit is the value of a hexadecimal digit, 0 for any other character.
+func hexDigit(c byte) byte {
+	switch {
+	case c >= '0' && c <= '9':
+		return c - '0'
+	case c >= 'a' && c <= 'f':
+		return c - 'a' + 10
+	case c >= 'A' && c <= 'F':
+		return c - 'A' + 10
+	}
+	return 0
+}
+
+// blockLimits appends the block limits page (SBC-3 6.5.3).
+func (t *task) blockLimits(b []byte) []byte {
+	a := t.attrs
+	page := append(b, make([]byte, 60)...)
+	body := page[len(b):]
+	body[1] = MaxCompareBlocks
+	binary.BigEndian.PutUint16(body[2:], a.optimalGranularity)
+	binary.BigEndian.PutUint32(body[8:], a.optimalLength)
+	if a.thin {
+		binary.BigEndian.PutUint32(body[16:], 0xffffffff)
+		binary.BigEndian.PutUint32(body[20:], MaxUnmapDescriptors)
+	}
+	return page
+}

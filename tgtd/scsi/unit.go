@@ -1,0 +1,406 @@
+package scsi
+
+import (
+	"errors"
+	"fmt"
+	"math/bits"
+	"sync"
+	"sync/atomic"
+
+	"github.com/paxos-iscsi/paxos-iscsi/tgtd/backstore"
+	"github.com/paxos-iscsi/paxos-iscsi/tgtd/sam"
+)
+
+// ErrUnsupportedType is returned by NewUnit for a device type that is not there yet.
+var ErrUnsupportedType = errors.New("unsupported device type")
+
+// DeviceType is the kind of a logical unit, as tgtadm --device-type names it.
+type DeviceType int
+
+// The device types of the reference target. NewUnit makes Disk and Controller.
+const (
+	Disk DeviceType = iota
+	Controller
+	CD
+	Tape
+	Changer
+	OSD
+	Passthrough
+)
+
+// String is the name that `tgtadm --op show` prints.
+func (d DeviceType) String() string {
+	if d < 0 || int(d) >= len(typeNames) {
+		return fmt.Sprintf("DeviceType(%d)", int(d))
+	}
+	return typeNames[d]
+}
+
+var typeNames = [...]string{"disk", "controller", "cd/dvd", "tape", "changer", "osd", "passthrough"}
+
+// defaultBlockSize holds where UnitOptions.BlockSize is no power of two from 2 up, in bytes.
+const defaultBlockSize = 512
+
+// UnitOptions are what a unit is made from.
+type UnitOptions struct {
+	Type      DeviceType
+	TID       int
+	LUN       uint64
+	BlockSize int    // bytes; a power of two from 2 up, anything else means 512
+	Path      string // what show prints, and Open is given; empty: no medium yet
+	StoreName string // type of the store, for show
+	Flags     string // --bsoflags as show prints them
+	// Store is the medium, opened already; the unit closes it. When it is nil and Path is not empty, NewUnit
+	// opens the medium with Open.
+	Store backstore.Store
+	// Open opens the medium at path. Update calls it for `path=`; without it that is an ErrInvalidParam.
+	Open func(path string) (backstore.Store, error)
+}
+
+// medium is what a unit currently stores to.
+type medium struct {
+	store   backstore.Store
+	info    backstore.Info
+	ordered bool
+	bytes   atomic.Int64 // size as last asked for
+	noCAW   atomic.Bool  // the store does not do COMPARE AND WRITE itself
+
+	// Guarded by Unit.mu.
+	users   int
+	closing bool
+	idle    chan struct{} // closed when closing and users is 0
+}
+
+// Unit is a logical unit. Its methods may be called from any goroutine.
+type Unit struct {
+	kind      DeviceType
+	table     *table
+	tid       int
+	lun       sam.LUN
+	blockSize int64
+	storeName string
+	flags     string
+	open      func(path string) (backstore.Store, error)
+
+	attrs atomic.Pointer[attributes]
+	tasks sync.Pool
+
+	update sync.Mutex // one Update or Close at a time; held while a medium is opened
+
+	mu                    sync.Mutex
+	first, last           *task
+	taskCount, blocked    int
+	ordered, exclusive    int
+	readyFirst, readyLast *task
+	running, removed      bool
+	medium                *medium
+	nexuses               map[*itl]struct{}
+	reserved              *itl // RESERVE(6)
+	persistent            persistentReservation
+	guarded               atomic.Bool // there is a reservation of either kind
+}
+
+// attributes are the settings of a unit that commands read: an immutable snapshot.
+type attributes struct {
+	vendor, product, revision string
+	scsiID, scsiSN            string
+	path                      string
+	online, removable         bool
+	readOnly                  bool
+	descriptorSense           bool
+	thin                      bool
+	rotationRate              uint16
+	logicalPerPhysical        int // exponent; negative: from the store
+	lowestAligned             uint16
+	optimalGranularity        uint16 // blocks
+	optimalLength             uint32 // blocks
+	pages                     []modePage
+	writeCache                bool // WCE of the caching page
+	softwareProtect           bool // SWP of the control page
+}
+
+// NewUnit makes a logical unit. Only Disk and Controller exist so far; other types are refused with
+// ErrUnsupportedType. A unit without a medium is removable and offline, and gets one by
+// Update("path=…").
+func NewUnit(o UnitOptions) (*Unit, error) {
+	if o.Type != Disk && o.Type != Controller {
+		return nil, fmt.Errorf("logical unit %d: %w: %v", o.LUN, ErrUnsupportedType, o.Type)
+	}
+	if o.Store == nil && o.Path != "" && o.Open != nil {
+		store, err := o.Open(o.Path)
+		if err != nil {
+			return nil, fmt.Errorf("logical unit %d: open medium %q: %w", o.LUN, o.Path, err)
+		}
+		o.Store = store
+	}
+	return newUnit(o), nil
+}
+
+func newUnit(o UnitOptions) *Unit {
+	if o.BlockSize < 2 || bits.OnesCount(uint(o.BlockSize)) != 1 {
+		o.BlockSize = defaultBlockSize
+	}
+	u := &Unit{
+		kind: o.Type, tid: o.TID, lun: sam.LUN(o.LUN), blockSize: int64(o.BlockSize),
+		storeName: o.StoreName, flags: o.Flags, open: o.Open,
+		nexuses: map[*itl]struct{}{},
+	}
+	u.tasks.New = newTask
+	a := &attributes{
+		vendor: "IET", revision: "0001",
+		scsiID: fmt.Sprintf("IET     %04x%04x", o.TID, o.LUN),
+		scsiSN: fmt.Sprintf("beaf%d%d", o.TID, o.LUN),
+		path:   o.Path, online: true, logicalPerPhysical: -1,
+	}
+	switch o.Type {
+	case Disk:
+		u.table, a.product, a.pages = diskTable, "VIRTUAL-DISK", diskPages()
+		if o.Store == nil {
+			a.path, a.online, a.removable = "", false, true
+		}
+	case Controller:
+		u.table, a.product = controllerTable, "Controller"
+	}
+	a.derive()
+	u.attrs.Store(a)
+	if o.Store != nil {
+		u.medium = newMedium(o.Store)
+	}
+	return u
+}
+
+func newMedium(store backstore.Store) *medium {
+	m := &medium{store: store, info: store.Info(), idle: make(chan struct{})}
+	m.ordered = m.info.Ordered
+	m.bytes.Store(m.info.Bytes)
+	return m
+}
+
+// derive works out what is read often from the mode pages.
+func (a *attributes) derive() {
+	a.writeCache, a.softwareProtect = true, false
+	for i := range a.pages {
+		p := &a.pages[i]
+		switch {
+		case p.is(cachingPage, 0):
+			a.writeCache = len(p.current) > 0 && p.current[0]&cachingWCE != 0
+		case p.is(controlPage, 0):
+			a.softwareProtect = len(p.current) > 2 && p.current[2]&controlSWP != 0
+		}
+	}
+}
+
+// change replaces the settings by a changed copy.
+func (u *Unit) change(f func(*attributes)) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.changeLocked(f)
+}
+
+func (u *Unit) changeLocked(f func(*attributes)) {
+	a := *u.attrs.Load()
+	f(&a)
+	a.derive()
+	u.attrs.Store(&a)
+}
+
+// LUN is the number of the unit.
+func (u *Unit) LUN() uint64 { return uint64(u.lun) }
+
+// blocks is the number of blocks of the medium, as last known.
+func (t *task) blocks() uint64 {
+	if t.medium == nil {
+		return 0
+	}
+	return uint64(t.medium.bytes.Load() / t.unit.blockSize)
+}
+
+// refresh asks the store for its size. Sessions learn of a change by CAPACITY DATA HAS CHANGED, except the
+// one that asked (nil for none).
+func (u *Unit) refresh(m *medium, asking *itl) {
+	bytes := m.store.Info().Bytes
+	if m.bytes.Swap(bytes) == bytes {
+		return
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.medium == m {
+		u.attendOthers(asking, capacityChanged)
+	}
+}
+
+// Resized tells the unit that the size of its medium may have changed; it is what backstore.Options.Resized
+// should call. Sessions are told by CAPACITY DATA HAS CHANGED.
+func (u *Unit) Resized() {
+	u.mu.Lock()
+	m := u.medium
+	if m != nil {
+		m.users++
+	}
+	u.mu.Unlock()
+	if m == nil {
+		return
+	}
+	u.refresh(m, nil)
+	u.leave(m)
+}
+
+// leave gives back a use of the medium.
+func (u *Unit) leave(m *medium) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if m.users--; m.users == 0 && m.closing {
+		close(m.idle)
+	}
+}
+
+// attend queues a unit attention for one nexus.
+func (u *Unit) attend(it *itl, code senseCode) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	it.attend(code)
+}
+
+// attendOthers queues a unit attention for every nexus but one (nil: for all). mu is held.
+func (u *Unit) attendOthers(except *itl, code senseCode) {
+	for it := range u.nexuses {
+		if it != except {
+			it.attend(code)
+		}
+	}
+}
+
+// connect makes the unit's side of a nexus.
+func (u *Unit) connect(n *nexus, attention senseCode) *itl {
+	it := &itl{nexus: n, unit: u, id: portID{n.sam.InitiatorName, n.sam.ISID, n.sam.TargetTag}}
+	if attention != noSense {
+		it.attend(attention)
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.nexuses[it] = struct{}{}
+	return it
+}
+
+// disconnect ends a nexus: d waits for its tasks, which are aborted; what it reserved by RESERVE(6)
+// and its removal lock go. Registrations stay (SPC-4 5.12.5).
+func (u *Unit) disconnect(it *itl, d *drain) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	it.closed = true
+	delete(u.nexuses, it)
+	if u.reserved == it {
+		u.reserved = nil
+		u.guard()
+	}
+	u.abortLocked(d, func(t *task) bool { return t.nexus == it })
+}
+
+// reset is a logical unit reset (SAM-5 6.3.3) after its tasks were aborted.
+func (u *Unit) reset() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.reserved = nil
+	u.guard()
+	for it := range u.nexuses {
+		it.prevents = false
+		it.attend(powerOnOrReset)
+	}
+}
+
+// prevented says whether a session forbids the removal of the medium. mu is held.
+func (u *Unit) prevented() bool {
+	for it := range u.nexuses {
+		if it.prevents {
+			return true
+		}
+	}
+	return false
+}
+
+// replaceMedium swaps the medium and returns when the old one's commands are through and it is closed.
+func (u *Unit) replaceMedium(m *medium) error {
+	u.mu.Lock()
+	old := u.medium
+	u.medium = m
+	if old != nil {
+		old.closing = true
+		if old.users == 0 {
+			close(old.idle)
+		}
+	}
+	u.mu.Unlock()
+	if old == nil {
+		return nil
+	}
+	<-old.idle
+	if err := old.store.Close(); err != nil {
+		return fmt.Errorf("logical unit %d: close medium: %w", u.lun, err)
+	}
+	return nil
+}
+
+// Close waits for the unit's commands and closes its medium. The unit must have been removed from its
+// target, or its target be out of use.
+func (u *Unit) Close() error {
+	u.update.Lock()
+	defer u.update.Unlock()
+	return u.replaceMedium(nil)
+}
+
+// UnitInfo is what `tgtadm --op show` prints of a unit.
+type UnitInfo struct {
+	LUN            uint64
+	Type           DeviceType
+	SCSIID, SCSISN string
+	Bytes          int64 // size, in whole blocks
+	BlockSize      int   // bytes; 1 for the controller, as the reference prints
+	Online         bool
+	Removable      bool
+	PreventRemoval bool
+	ReadOnly       bool
+	SWP            bool
+	Thin           bool
+	StoreName      string
+	Path           string // empty: None
+	Flags          string
+}
+
+// Show describes the unit.
+func (u *Unit) Show() UnitInfo {
+	u.mu.Lock()
+	a := u.attrs.Load()
+	info := UnitInfo{
+		LUN: uint64(u.lun), Type: u.kind, SCSIID: a.scsiID, SCSISN: a.scsiSN, BlockSize: int(u.blockSize),
+		Online: a.online, Removable: a.removable, PreventRemoval: u.prevented(),
+		ReadOnly: a.readOnly, SWP: a.softwareProtect, Thin: a.thin,
+		StoreName: u.storeName, Path: a.path, Flags: u.flags,
+	}
+	m := u.medium
+	if m != nil {
+		m.users++
+	}
+	u.mu.Unlock()
+	if u.kind == Controller {
+		info.BlockSize = 1
+	}
+	if m != nil {
+		info.ReadOnly = info.ReadOnly || m.info.ReadOnly
+		u.refresh(m, nil)
+		info.Bytes = m.bytes.Load() / u.blockSize * u.blockSize
+		u.leave(m)
+	}
+	return info
+}
+
+// Stats are the counters of a session on this unit; zero when the session is not known.
+func (u *Unit) Stats(session uint64) Stats {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for it := range u.nexuses {
+		if it.nexus.sam.Session == session {
+			return it.stats()
+		}
+	}
+	return Stats{}
+}

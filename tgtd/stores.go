@@ -1,0 +1,16 @@
+package main
+
+import (
+	"github.com/paxos-iscsi/paxos-iscsi/tgtd/backstore"
+	"github.com/paxos-iscsi/paxos-iscsi/tgtd/backstore/null"
+	"github.com/paxos-iscsi/paxos-iscsi/tgtd/backstore/rdwr"
+)
+
+// stores are the types of backing store that the daemon offers, in the order in which `tgtadm --op show
+// --mode sys` lists them: what tgt does not have comes first, the rest in tgt's order.
+func stores() *backstore.Registry {
+	r := new(backstore.Registry)
+	r.Add(null.Type())
+	r.Add(rdwr.Type())
+	return r
+}
