@@ -11,7 +11,7 @@ LDFLAGS := -s -w
 
 PROGRAMS := $(BIN)/PFSserver $(BIN)/createISCSIVol $(BIN)/tgtd $(BIN)/tgtadm $(BIN)/tgt-admin
 
-.PHONY: all build run test lint unit race fuzz sim e2e bench packages clean $(PROGRAMS)
+.PHONY: all build run test tools lint unit race fuzz sim e2e bench clean $(PROGRAMS)
 
 all: build
 
@@ -28,6 +28,46 @@ $(PROGRAMS):
 
 run: build
 	$(GO) run ./packaging/quickstart
+
+bench: build
+	$(GO) run ./packaging/bench $(BENCH)
+
+# Everything, cheapest first. What it leaves out for want of a package or of root it says, and says again at the end.
+test: tools lint unit sim race fuzz e2e
+	@packaging/left-out
+
+# The Debian packages that lint and the end-to-end tests use.
+tools:
+	@packaging/tools
+
+lint:
+	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "gofmt: $$out"; exit 1; }
+	$(GO) mod tidy -diff
+	$(GO) vet ./...
+	$(GO) tool -modfile=tools.mod staticcheck ./...
+
+# The end-to-end tests and the simulator's long run have targets of their own.
+unit:
+	$(GO) test $$($(GO) list ./... | grep -v /packaging/e2e)
+
+# Packages in which goroutines meet.
+race:
+	CGO_ENABLED=1 $(GO) test -race -short ./pss ./pss/wire ./pss/replica ./pss/store ./pss/log \
+		./tgtd/... ./tgt-admin/...
+
+# Each fuzz target for a while; FUZZTIME=5m for a long run.
+FUZZTIME ?= 3s
+fuzz:
+	@packaging/fuzz $(FUZZTIME)
+
+# Seeds of the simulator in two processes; SEEDS=100000 FIRST=1 for a long run.
+SEEDS ?= 10000
+FIRST ?= 1000000
+sim:
+	@packaging/simulate $(FIRST) $(SEEDS)
+
+e2e: build
+	$(GO) test -count=1 -timeout 15m -v ./packaging/e2e
 
 clean:
 	rm -rf $(BIN)

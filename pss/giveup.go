@@ -146,4 +146,3 @@ func (c *Cell) failAll(err error) {
 		c.settle(c.first, op.Result{}, err)
 	}
 }
-

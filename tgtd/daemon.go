@@ -102,7 +102,7 @@ func newModel(o options, log *logger, listeners []net.Listener) *target.Model {
 	}
 	return target.New(target.Options{
 		Log: log.Logger, SetDebug: log.setDebug, Debug: o.debug,
-		Stores: stores(), Threads: min(o.threads, maxThreads),
+		Stores: stores(log.Logger), Threads: min(o.threads, maxThreads),
 		NopInterval: o.iscsi.nopInterval, NopCount: o.iscsi.nopCount,
 		Portals: o.iscsi.portals, Inherited: listeners,
 		Transport: target.ISCSI(iscsi.Options{Logger: log.Logger}),

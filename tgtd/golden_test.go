@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -43,7 +44,7 @@ var absent = []string{
 }
 
 // foreign are lines of it that tgt does not have.
-var foreign = []string{"    pss"}
+var foreign = []string{"    pss (bsoflags sync:direct)"}
 
 // skipped are commands within played transcripts that are not compared, and why.
 var skipped = []struct{ transcript, command, why string }{
@@ -56,13 +57,12 @@ var skipped = []struct{ transcript, command, why string }{
 
 // record is one thing done in a transcript.
 type record struct {
-	line      int
-	kind      byte // & spawn, $ run, | log, ~ deed, @ file
-	text      string
-	out, err  string
-	rc        string
-	file      string
-	unordered bool
+	line     int
+	kind     byte // & spawn, $ run, | log, ~ deed, @ file
+	text     string
+	out, err string
+	rc       string
+	file     string
 }
 
 // parseTranscript reads a transcript.
@@ -121,10 +121,10 @@ func parseTranscript(path string) ([]record, error) {
 
 // verdict is what came of a transcript.
 type verdict struct {
-	Equal, Total int
-	Skipped      []string
-	Different    []string
-	Trouble      string
+	Equal, Better, Total int // Better: not as recorded, where the reference is wrong
+	Skipped              []string
+	Different            []string
+	Trouble              string
 }
 
 // Where a scenario lives in its namespaces.
@@ -156,7 +156,7 @@ func TestGolden(t *testing.T) {
 		t.Skipf("NOT RUN: all %d transcripts need root, for their namespaces", len(paths))
 	}
 	tools := goldenTools(t)
-	equal, total, scenarios := 0, 0, 0
+	equal, better, total, scenarios := 0, 0, 0, 0
 	for _, path := range paths {
 		name := strings.TrimSuffix(filepath.Base(path), ".txt")
 		t.Run(name, func(t *testing.T) {
@@ -167,13 +167,13 @@ func TestGolden(t *testing.T) {
 			for _, d := range v.Different {
 				t.Error(d)
 			}
-			equal, total = equal+v.Equal, total+v.Total
-			if v.Equal == v.Total {
+			equal, better, total = equal+v.Equal, better+v.Better, total+v.Total
+			if v.Equal+v.Better == v.Total {
 				scenarios++
 			}
 		})
 	}
-	t.Logf("%d of %d transcripts equal; %d of %d commands equal", scenarios, len(paths), equal, total)
+	t.Logf("%d of %d transcripts equal; %d of %d commands equal, %d better", scenarios, len(paths), equal, total, better)
 }
 
 // goldenTools makes a folder with this daemon and a tgtadm: the one of this project when it builds, else the
@@ -291,6 +291,7 @@ type player struct {
 	path, number string
 	v            *verdict
 	spawned      []*spawned
+	access       accessRule
 	settle       bool // a client was started: what it does may take a moment to be seen
 }
 
@@ -424,13 +425,14 @@ func (p *player) run(r record) {
 		return want == got
 	}
 	equal := look()
-	if !equal && p.settle && onlyLooks.MatchString(r.text) {
+	p.access.note(r.text)
+	better := !equal && (p.number == "074" && forcedDelete(r, got) || p.number == "095" && p.access.right(r.text, got))
+	if !equal && !better && p.settle && onlyLooks.MatchString(r.text) {
 		equal = until(look)
 	}
-	if !equal && p.number == "074" && forcedDelete(r, got) {
-		equal = true
-	}
-	if equal {
+	if better {
+		p.v.Better++
+	} else if equal {
 		p.v.Equal++
 	} else {
 		p.v.Different = append(p.v.Different, fmt.Sprintf("line %d: %s\nwant status %s\n%s! %s\ngot status %s\n%s! %s",
@@ -450,9 +452,49 @@ func forcedDelete(r record, got outcome) bool {
 	return strings.Contains(r.text, "grep ^Target") && got == outcome{"Target 2: iqn.2001-04.com.example:b\n", "", "0"}
 }
 
+// accessRule is the one address rule in force in 095, where the reference compares wrongly: nets of one address,
+// nets with host bits, the net of all, and rules of the other family.
+type accessRule struct{ text string }
+
+var (
+	bindsRule = regexp.MustCompile(`--op (bind|unbind) --mode target .*-I '([^']*)'`)
+	logsIn    = regexp.MustCompile(`^isc (127\.0\.0\.1|\[::1\]):\d+ --quiet --target \S+$`)
+)
+
+// note follows the rule.
+func (a *accessRule) note(command string) {
+	if m := bindsRule.FindStringSubmatch(command); m != nil {
+		a.text = ""
+		if m[1] == "bind" {
+			a.text = m[2]
+		}
+	}
+}
+
+// right says whether a login was answered as the rule means.
+func (a *accessRule) right(command string, got outcome) bool {
+	m := logsIn.FindStringSubmatch(command)
+	text := strings.NewReplacer("[", "", "]", "").Replace(a.text)
+	if m == nil || text == "" {
+		return false
+	}
+	if !strings.Contains(text, "/") {
+		text += map[bool]string{true: "/128", false: "/32"}[strings.Contains(text, ":")]
+	}
+	_, subnet, err := net.ParseCIDR(text)
+	if err != nil {
+		return false
+	}
+	if subnet.Contains(net.ParseIP(strings.Trim(m[1], "[]"))) {
+		return got == outcome{"logged in\n", "", "0"}
+	}
+	return got == outcome{"", "", "2"}
+}
+
 // missingTool names a program that a command needs and that is not installed.
 func missingTool(text string) string {
-	for _, tool := range []string{"iscsi-ls", "iscsi-inq", "iscsi-readcapacity16", "iscsi-perf", "qemu-io", "ss", "isc", "setpriv"} {
+	for _, tool := range []string{"iscsi-ls", "iscsi-inq", "iscsi-readcapacity16", "iscsi-perf", "qemu-io", "ss",
+		"isc", "setpriv"} {
 		if !regexp.MustCompile(`(^|\| |; )` + tool + ` `).MatchString(text) {
 			continue
 		}
@@ -464,18 +506,6 @@ func missingTool(text string) string {
 		}
 	}
 	return ""
-}
-
-// until waits for a condition; it is false after the limit.
-func until(condition func() bool) bool {
-	for end := time.Now().Add(commandLimit / 2); ; time.Sleep(20 * time.Millisecond) {
-		if condition() {
-			return true
-		}
-		if time.Now().After(end) {
-			return false
-		}
-	}
 }
 
 // spawn starts a background command and waits until it does what it was started for.
@@ -597,6 +627,8 @@ func (p *player) log(r record) {
 	p.v.Different = append(p.v.Different, fmt.Sprintf("line %d: output of %s\nwant\n%sgot\n%s", r.line, s.text, want, got))
 }
 
+var sendsSignal = regexp.MustCompile(`^signal (SIG\w+) to the background command started last$`)
+
 // deed does what a line with ~ says. Times to wait are passed over: what they waited for is waited for here.
 func (p *player) deed(r record) error {
 	if m := regexp.MustCompile(`^file (.*): (\d+) zero bytes$`).FindStringSubmatch(r.text); m != nil {
@@ -604,7 +636,7 @@ func (p *player) deed(r record) error {
 		size, err := strconv.ParseInt(m[2], 10, 64)
 		return errors.Join(err, os.WriteFile(path, nil, 0o644), os.Truncate(path, size))
 	}
-	if m := regexp.MustCompile(`^signal (SIG\w+) to the background command started last$`).FindStringSubmatch(r.text); m != nil {
+	if m := sendsSignal.FindStringSubmatch(r.text); m != nil {
 		s := p.spawned[len(p.spawned)-1]
 		number := unix.SignalNum(m[1])
 		if err := s.cmd.Process.Signal(number); err != nil {

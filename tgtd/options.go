@@ -83,7 +83,8 @@ func application(o *options, stdout io.Writer) *cli.App {
 			&cli.BoolFlag{Name: "version", Aliases: []string{"V"}, Usage: "print version and exit"},
 			&cli.BoolFlag{Name: "help", Aliases: []string{"h"}, Usage: "display this help and exit"},
 			&cli.StringFlag{Name: driverOption,
-				Usage: "portals to open, and the NOP-In settings of new targets: `portal=ADDR[:PORT],nop_interval=SEC,nop_count=N`"},
+				Usage: "portals to open, and the NOP-In settings of new targets: " +
+					"`portal=ADDR[:PORT],nop_interval=SEC,nop_count=N`"},
 		},
 	}
 	app.CustomAppHelpTemplate = helpText(app.Flags)

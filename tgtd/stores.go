@@ -1,15 +1,20 @@
 package main
 
 import (
+	"log/slog"
+
+	cells "github.com/paxos-iscsi/paxos-iscsi/pss"
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/backstore"
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/backstore/null"
+	"github.com/paxos-iscsi/paxos-iscsi/tgtd/backstore/pss"
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/backstore/rdwr"
 )
 
 // stores are the types of backing store that the daemon offers, in the order in which `tgtadm --op show
 // --mode sys` lists them: what tgt does not have comes first, the rest in tgt's order.
-func stores() *backstore.Registry {
+func stores(log *slog.Logger) *backstore.Registry {
 	r := new(backstore.Registry)
+	r.Add(pss.Type(pss.FromConf(cells.Options{Software: "tgtd " + version, Logger: log})))
 	r.Add(null.Type())
 	r.Add(rdwr.Type())
 	return r

@@ -171,6 +171,27 @@ func TestMemNameOrder(t *testing.T) {
 	}
 }
 
+// TestMemNamesInOrder renames a file twice and cuts the power: it is under one of its three names.
+func TestMemNamesInOrder(t *testing.T) {
+	seen := map[string]int{}
+	for seed := range uint64(200) {
+		m := NewMem()
+		write(t, m, "a", "")
+		ok(t, m.SyncDir("."))
+		ok(t, m.Rename("a", "b"))
+		ok(t, m.Rename("b", "c"))
+		m.Crash(seeded(seed))
+		found := must(m.ReadDir("."))(t)
+		if len(found) != 1 {
+			t.Fatalf("seed %d: the names are %v", seed, found)
+		}
+		seen[found[0].Name]++
+	}
+	if len(seen) != 3 {
+		t.Errorf("seen: %v", seen)
+	}
+}
+
 func TestMemLostFolder(t *testing.T) {
 	m := NewMem()
 	ok(t, m.MkdirAll("a/b"))

@@ -34,7 +34,8 @@ func checkName(op, name string, rootAllowed bool) error {
 // checkRange rejects a negative offset or length.
 func checkRange(op, name string, off, n int64) error {
 	if off < 0 || n < 0 || off+n < off {
-		return &fs.PathError{Op: op, Path: name, Err: fmt.Errorf("range of %d bytes at offset %d: %w", n, off, fs.ErrInvalid)}
+		err := fmt.Errorf("range of %d bytes at offset %d: %w", n, off, fs.ErrInvalid)
+		return &fs.PathError{Op: op, Path: name, Err: err}
 	}
 	return nil
 }

@@ -159,7 +159,8 @@ func checkBody(h *header, b []byte) *DamageError {
 	at := headerSize + rowSize*int(h.count)
 	table := b[headerSize:at]
 	if sum := crc32.Checksum(table, castagnoli); sum != h.tableSum {
-		return &DamageError{Offset: headerSize, What: "checksum of a frame's table", Want: uint64(h.tableSum), Got: uint64(sum)}
+		return &DamageError{Offset: headerSize, What: "checksum of a frame's table",
+			Want: uint64(h.tableSum), Got: uint64(sum)}
 	}
 	for ; len(table) > 0; table = table[rowSize:] {
 		r := decodeRow(table)

@@ -110,7 +110,9 @@ func (l *Log) readPart(p part, entries []Entry, memory []byte) ([]byte, error) {
 func (p place) end() int64 { return int64(p.offset) + int64(p.size) }
 
 // readRun reads entries with one read, checks them and copies their data to the front of memory.
-func (l *Log) readRun(s *segment, buffer []byte, start int64, places []place, entries []Entry, memory *[]byte) error {
+func (l *Log) readRun(
+	s *segment, buffer []byte, start int64, places []place, entries []Entry, memory *[]byte,
+) error {
 	buffer = buffer[:alignUp(places[len(places)-1].end())-start]
 	got, err := s.file.ReadAt(buffer, start)
 	if err != nil && err != io.EOF {

@@ -41,7 +41,6 @@ func Open(fs disk.FS, dir string, o Options) (_ *Log, err error) {
 	if err := r.replay(); err != nil {
 		return nil, err
 	}
-	l.index.raiseCommit()
 	if err := r.takeReady(); err != nil {
 		return nil, err
 	}
@@ -316,7 +315,8 @@ func (r *recovery) checkNotBegun(files []*segment) error {
 		var h header
 		c, damage := r.look(&h, s, 0, block)
 		if begun := headerGood | here; c&begun == begun {
-			return &DamageError{File: r.fileOf(files[0]), What: "segments that were not begun up to", Want: s.number, Got: files[0].number}
+			return &DamageError{File: r.fileOf(files[0]), What: "segments that were not begun up to",
+				Want: s.number, Got: files[0].number}
 		}
 		if decide(frameRules[:], c|bodyGood) == damaged {
 			return damage

@@ -28,6 +28,10 @@ type client struct {
 	r    *Replica
 	conn net.Conn
 	out  *outlet
+	// refused is set with the first operation that is answered with NotMaster, and refuses all later
+	// ones of this connection: none may overtake those the client sends again elsewhere, or here, under
+	// a new epoch. The Replica's lock guards it.
+	refused bool
 
 	mu        sync.Mutex
 	room      sync.Cond // signalled when one of the counts below falls, or at the end
@@ -155,12 +159,9 @@ func (r *Replica) serveClient(conn net.Conn, rd *wire.Reader) error {
 	c := &client{r: r, conn: conn}
 	c.room.L = &c.mu
 	c.out = newOutlet(conn, &r.pool, c.signalRoom)
-	r.clients.Lock()
-	r.clients.all[c] = struct{}{}
-	r.clients.Unlock()
-	c.notice(masterOf(r.view())) // it may have changed since the greeting
 	var writer sync.WaitGroup
 	writer.Go(c.out.run)
+	r.welcome(c)
 	defer func() {
 		r.clients.Lock()
 		delete(r.clients.all, c)
@@ -170,6 +171,17 @@ func (r *Replica) serveClient(conn net.Conn, rd *wire.Reader) error {
 		writer.Wait()
 	}()
 	return c.receive(rd)
+}
+
+// welcome adds a client to those that are told who is master, and tells it: the master may have
+// changed since the greeting. Notices reach a client in the order of their terms.
+func (r *Replica) welcome(c *client) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.clients.Lock()
+	defer r.clients.Unlock()
+	r.clients.all[c] = struct{}{}
+	c.notice(masterOf(r.core.View()))
 }
 
 // receive takes frames until the connection ends. What has gathered is given to the Core at once.
@@ -241,7 +253,17 @@ func (c *client) propose(batch []Proposal) {
 		c.bytes += len(batch[i].Op)
 	}
 	c.mu.Unlock()
-	c.r.drive(func(time.Duration) error { c.r.core.Propose(batch...); return nil })
+	c.r.drive(func(time.Duration) error {
+		if !c.refused {
+			c.r.core.Propose(batch...)
+			return nil
+		}
+		for i := range batch {
+			c.answer(&Reply{Origin: batch[i].Origin, NotMaster: true, Bytes: len(batch[i].Op)})
+		}
+		c.out.signal()
+		return nil
+	})
 }
 
 // waitForRoom waits until the connection is within its limits. It reports false when it ended.
@@ -378,6 +400,7 @@ func (c *client) answer(reply *Reply) {
 	w := c.out.begin()
 	var err error
 	if reply.NotMaster {
+		c.refused = c.refused || reply.Bytes > 0
 		err = w.NotMaster(reply.Tag, masterOf(c.r.core.View()))
 	} else {
 		err = w.Result(reply.Tag, reply.Result)

@@ -273,9 +273,21 @@ func (c *Core) observe(out *Output) {
 		}
 		clear(c.waiting)
 		c.waiting = c.waiting[:0]
+		// A client's later operations must not overtake those just refused, should this server be
+		// master again at once.
+		c.refuseQueue(out)
 	}
 	c.view = v
 	out.Master = &v
+}
+
+// refuseQueue sends the clients of all operations that were not proposed yet to the master.
+func (c *Core) refuseQueue(out *Output) {
+	for _, p := range c.queue {
+		out.Replies = append(out.Replies, Reply{Origin: p.Origin, NotMaster: true, Bytes: len(p.Op)})
+	}
+	clear(c.queue)
+	c.queue = c.queue[:0]
 }
 
 // propose gives waiting operations to agreement, as many at once as there are.
@@ -284,11 +296,7 @@ func (c *Core) propose(out *Output) (bool, error) {
 		return false, nil
 	}
 	if !c.view.Self {
-		for _, p := range c.queue {
-			out.Replies = append(out.Replies, Reply{Origin: p.Origin, NotMaster: true, Bytes: len(p.Op)})
-		}
-		clear(c.queue)
-		c.queue = c.queue[:0]
+		c.refuseQueue(out)
 		return false, nil
 	}
 	n, bytes := 0, 0

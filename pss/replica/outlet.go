@@ -19,6 +19,7 @@ const writeTimeout = 10 * time.Second
 type outlet struct {
 	conn net.Conn
 	wake chan struct{} // one token: there is something to write
+	done chan struct{} // closed by close
 
 	mu      sync.Mutex
 	writers [2]*wire.Writer
@@ -32,7 +33,7 @@ type outlet struct {
 }
 
 func newOutlet(conn net.Conn, pool *bufferPool, written func()) *outlet {
-	o := &outlet{conn: conn, wake: make(chan struct{}, 1), pool: pool, written: written}
+	o := &outlet{conn: conn, wake: make(chan struct{}, 1), done: make(chan struct{}), pool: pool, written: written}
 	for i := range o.writers {
 		o.writers[i] = wire.NewWriter(conn)
 		o.writers[i].Timeout = writeTimeout
@@ -69,8 +70,13 @@ func (o *outlet) signal() {
 
 // run writes what is signalled until close.
 func (o *outlet) run() {
-	for range o.wake {
-		o.flush()
+	for {
+		select {
+		case <-o.wake:
+			o.flush()
+		case <-o.done:
+			return
+		}
 	}
 }
 
@@ -125,7 +131,7 @@ func (o *outlet) close() {
 		if o.err == nil {
 			o.err = net.ErrClosed
 		}
-		close(o.wake)
+		close(o.done)
 	}
 }
 

@@ -217,6 +217,25 @@ func TestReaderBeforeFreeze(t *testing.T) {
 	r.equal(r.now)
 }
 
+// TestReaderOfTheDeleted shows that a reader that found an object just before it was deleted, and
+// reads when its files are gone, finds no damage.
+func TestReaderOfTheDeleted(t *testing.T) {
+	r := newRig(t)
+	r.do("create", 1, 0, 0)
+	r.do("write", 1, 0, BlockSize)
+	r.flush()
+	o, err := r.s.find(Newest, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.do("delete", 1, 0, 0)
+	r.flush()
+	p := []byte{1}
+	if err := r.s.read(o, Newest, 0, p, nil); err != nil || p[0] != 0 {
+		t.Errorf("read %d, %v", p[0], err)
+	}
+}
+
 func TestCacheLimits(t *testing.T) {
 	dropped := 0
 	c := newCache(8, 1, func(k int) uint64 { return uint64(k) }, func(v *int) {

@@ -110,6 +110,15 @@ func newRig(t testing.TB) *rig {
 	return r
 }
 
+// caches opens an empty store again, with caches that hold everything if large.
+func (r *rig) caches(large bool) {
+	r.t.Helper()
+	if large {
+		r.o.SumsBytes, r.o.OpenFiles = 0, 0
+		r.open()
+	}
+}
+
 // open opens the store; the log is replayed by the caller.
 func (r *rig) open() {
 	r.t.Helper()

@@ -74,6 +74,7 @@ func TestCatchUp(t *testing.T) {
 		draw := func(n int) int { return rapid.IntRange(0, n-1).Draw(rt, "n") }
 		rng := rand.New(rand.NewPCG(uint64(draw(1<<30)), 2))
 		from, to := newRig(t), newRig(t)
+		to.caches(draw(2) == 0)
 		for range draw(20) {
 			from.randomOp(draw)
 		}
@@ -188,6 +189,7 @@ func TestInstallPowerCut(t *testing.T) {
 // turns out to be damaged on the way is asked for again.
 func TestDifference(t *testing.T) {
 	from, to := newRig(t), newRig(t)
+	to.caches(true)
 	from.do("create", 1, 0, 0)
 	from.do("write", 1, 0, 1<<20)
 	from.flush()

@@ -17,8 +17,9 @@ import (
 // compares the store with a map of bytes.
 func TestModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		r := newRig(t)
 		draw := func(n int) int { return rapid.IntRange(0, n-1).Draw(rt, "n") }
+		r := newRig(t)
+		r.caches(draw(2) == 0)
 		rng := rand.New(rand.NewPCG(uint64(draw(1<<30)), 1))
 		var f *Flush
 		for range 20 + draw(80) {
@@ -353,6 +354,26 @@ func TestZeroCost(t *testing.T) {
 		t.Errorf("unmapping gave no space back: %d bytes before, %d after", used, r.mem.Used())
 	}
 	r.equal(r.now)
+}
+
+// TestChunkComesBack drops a chunk and writes it again, with caches that forget nothing by
+// themselves: what they hold of the first chunk must not be taken for the second.
+func TestChunkComesBack(t *testing.T) {
+	r := newRig(t)
+	r.caches(true)
+	r.do("create", 1, 0, 0)
+	for range 2 {
+		r.do("write", 1, 3*BlockSize, 4*BlockSize)
+		r.flush()
+		r.equal(r.now)
+		r.do("zero", 1, 0, ChunkSize)
+		r.flush()
+		r.equal(r.now)
+		r.do("write", 1, 0, 4*BlockSize)
+		r.flush()
+		r.equal(r.now)
+		r.crash(nil)
+	}
 }
 
 func TestPressure(t *testing.T) {

@@ -69,6 +69,8 @@ func FuzzMessages(f *testing.F) {
 		same("master", err, AppendMaster(nil, master))
 		read, err := ParseRead(b)
 		same("read", err, AppendRead(nil, read))
+		fetch, err := ParseFetch(b)
+		same("fetch", err, AppendFetch(nil, &fetch))
 	})
 }
 

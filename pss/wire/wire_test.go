@@ -79,6 +79,8 @@ var sampleSnap = raftpb.Message{
 	},
 }
 
+var sampleFetch = Fetch{Object: 5, Chunk: 6, Blocks: [16]uint64{0: 7, 15: 1 << 63}}
+
 var frames = map[string]func(*Writer) error{
 	"hello":       func(w *Writer) error { return w.Hello(Hello{RoleClient, 3, Protocol, 0x1122334455667788, "1.0"}) },
 	"hello-reply": func(w *Writer) error { return w.HelloReply(HelloReply{Master{9, 1}, Protocol, 3, "1.0"}) },
@@ -91,15 +93,19 @@ var frames = map[string]func(*Writer) error{
 	"query-reply": func(w *Writer) error {
 		return w.QueryReply(7, op.Answer{Nodes: []op.Node{{Name: "c", Kind: op.KindFile}}})
 	},
-	"notice":       func(w *Writer) error { return w.Notice(Master{10, None}) },
-	"not-master":   func(w *Writer) error { return w.NotMaster(8, Master{10, 4}) },
-	"ping":         func(w *Writer) error { return w.Ping(11) },
-	"pong":         func(w *Writer) error { return w.Pong(11) },
-	"status":       func(w *Writer) error { return w.Status(12, "paxos") },
-	"status-reply": func(w *Writer) error { return w.StatusReply(12, op.OK, []byte("{}")) },
-	"goodbye":      func(w *Writer) error { return w.Goodbye("wrong server") },
-	"raft-app":     func(w *Writer) error { return w.Raft(&sampleApp) },
-	"raft-snap":    func(w *Writer) error { return w.Raft(&sampleSnap) },
+	"notice":        func(w *Writer) error { return w.Notice(Master{10, None}) },
+	"not-master":    func(w *Writer) error { return w.NotMaster(8, Master{10, 4}) },
+	"ping":          func(w *Writer) error { return w.Ping(11) },
+	"pong":          func(w *Writer) error { return w.Pong(11) },
+	"status":        func(w *Writer) error { return w.Status(12, "paxos") },
+	"status-reply":  func(w *Writer) error { return w.StatusReply(12, op.OK, []byte("{}")) },
+	"goodbye":       func(w *Writer) error { return w.Goodbye("wrong server") },
+	"raft-app":      func(w *Writer) error { return w.Raft(&sampleApp) },
+	"raft-snap":     func(w *Writer) error { return w.Raft(&sampleSnap) },
+	"manifest":      func(w *Writer) error { return w.Frame(KindManifest, 0, 0, []byte{9, 0, 0, 0, 0, 0, 0, 0}) },
+	"manifest-part": func(w *Writer) error { return w.Frame(KindManifestPart, 1, 0, []byte("part")) },
+	"fetch":         func(w *Writer) error { return w.Frame(KindFetch, 0, 0, AppendFetch(nil, &sampleFetch)) },
+	"image":         func(w *Writer) error { return w.Frame(KindImage, 0, 0, []byte("image")) },
 }
 
 // TestGolden holds the bytes of every message still: they are what running servers speak.
@@ -146,7 +152,7 @@ func TestEveryKindHasGoldenBytes(t *testing.T) {
 
 func TestMessagesComeBack(t *testing.T) {
 	var all []byte
-	for _, name := range []string{"hello", "hello-reply", "result", "read", "notice", "query", "query-reply"} {
+	for _, name := range []string{"hello", "hello-reply", "result", "read", "notice", "fetch", "query", "query-reply"} {
 		all = append(all, bytesOf(t, frames[name])...)
 	}
 	for step := 1; step < 60; step += 7 {
@@ -183,6 +189,10 @@ func TestMessagesComeBack(t *testing.T) {
 		if m, err := ParseMaster(b); err != nil || m != (Master{10, None}) {
 			t.Fatalf("%+v, %v", m, err)
 		}
+		_, b = next(KindFetch)
+		if f, err := ParseFetch(b); err != nil || f != sampleFetch {
+			t.Fatalf("%+v, %v", f, err)
+		}
 		_, b = next(KindQuery)
 		if q, err := op.ParseQuery(b); err != nil || q != (op.Query{Code: op.ReadDir, Path: "/a", Cursor: "b"}) {
 			t.Fatalf("%+v, %v", q, err)
@@ -194,8 +204,8 @@ func TestMessagesComeBack(t *testing.T) {
 	}
 }
 
-// TestLongQuery: a body above copyBelow that is built in the Writer's scratch must not be overwritten
-// by the next one.
+// TestScratchIsNotShared: a body above copyBelow that is built in the Writer's scratch must not be
+// overwritten by the next one.
 func TestScratchIsNotShared(t *testing.T) {
 	a, b := strings.Repeat("a", 2000), strings.Repeat("b", 2000)
 	r := readerOf(bytesOf(t, func(w *Writer) error {

@@ -34,6 +34,9 @@ const (
 // Env is what a run sees of the world.
 type Env struct {
 	command.Env
+	// Tgtadm carries out a tgtadm command line, as command.Run does.
+	Tgtadm func(ctx context.Context, argv []string, env command.Env) int
+
 	UID   func() int                         // the effective user
 	Users func(path string) (bool, error)    // whether a process has the file open
 	Files conf.Files                         // where configurations come from
@@ -42,7 +45,7 @@ type Env struct {
 
 // System is the environment of this process.
 func System() Env {
-	env := Env{Env: command.System(), UID: os.Geteuid, Files: conf.System{}}
+	env := Env{Env: command.System(), Tgtadm: command.Run, UID: os.Geteuid, Files: conf.System{}}
 	env.Users = func(path string) (bool, error) { return hasUsers("/proc", path) }
 	env.Tool = runTool
 	return env
@@ -282,7 +285,8 @@ func (a *admin) remake(name string) error {
 	t := a.state.target(name)
 	switch {
 	case a.conf.Blocks["target"][name] == nil:
-		return a.fail("Target %s is currently not configured\nand does not exist in the config file - can't continue!", name)
+		return a.fail("Target %s is currently not configured\n"+
+			"and does not exist in the config file - can't continue!", name)
 	case t == nil:
 		a.remark("# Target with name %s does not exist!", name)
 		if err := a.addTarget(name, 0); err != nil {
@@ -318,7 +322,8 @@ func (a *admin) removeTarget(t *target, verb string) (gone bool, err error) {
 			lines = append(lines, a.line().add("--op", "unbind", "--mode", "target", "--tid", tid, "-I", rule))
 		}
 		for _, s := range t.sessions {
-			lines = append(lines, a.line().add("--op", "delete", "--mode", "conn", "--tid", tid, "--sid", s.sid, "--cid", s.cid))
+			lines = append(lines, a.line().
+				add("--op", "delete", "--mode", "conn", "--tid", tid, "--sid", s.sid, "--cid", s.cid))
 		}
 	}
 	for _, l := range append(lines, a.line().add("--mode", "target", "--op", "delete", "--tid="+tid)) {

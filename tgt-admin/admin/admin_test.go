@@ -2,6 +2,8 @@ package admin
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -15,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/paxos-iscsi/paxos-iscsi/tgt-admin/conf"
+	"github.com/paxos-iscsi/paxos-iscsi/tgtadm/command"
 	"github.com/paxos-iscsi/paxos-iscsi/tgtadm/daemontest"
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/mgmt"
 )
@@ -376,8 +379,8 @@ func TestRunTool(t *testing.T) {
 	}
 }
 
-// FuzzExecute: no configuration makes the run panic or end with a status that is not its own, and every
-// request it sends can be taken apart.
+// FuzzExecute: no configuration makes the run panic or end with a status that is not its own, and all
+// it carries out are command lines for its port.
 func FuzzExecute(f *testing.F) {
 	f.Add("<target a>\n<backing-store /dev/null>\nlun 1\n</backing-store>\nincominguser a b\n</target>\ndefault-driver x\n")
 	f.Add("<target>\nbacking-store x\n</target>\ncontrol-port 1\niSNS On\n")
@@ -387,15 +390,41 @@ func FuzzExecute(f *testing.F) {
 		env := System()
 		var out bytes.Buffer
 		env.Stdout, env.Stderr = &out, &out
-		env.LookupEnv = func(string) (string, bool) { return "/nowhere", true }
 		env.UID = func() int { return 0 }
 		env.Users = func(string) (bool, error) { return false, nil }
 		env.Tool = func(...string) (string, int) { return "", 1 }
 		env.Files = oneFile(text)
-		switch status := Run(t.Context(), []string{Name, "-p", "-e", "-c", "/t.conf"}, env); status {
-		case 0, statusError, statusNoFile, statusRefused:
+		env.Tgtadm = func(_ context.Context, argv []string, _ command.Env) int {
+			if len(argv) < 4 || argv[0] != command.Name || argv[1] != "-C" {
+				t.Errorf("%q", argv)
+			}
+			return 0
+		}
+		a := &admin{ctx: t.Context(), env: env, port: "0", options: options{execute: true, verbose: true, file: "/t.conf"}}
+		err := a.run()
+		var status exit
+		var bad *conf.Error
+		switch {
+		case err == nil, errors.As(err, &bad):
+		case errors.As(err, &status) && status == statusError:
 		default:
-			t.Errorf("status %d: %s", status, out.String())
+			t.Errorf("%v: %s", err, out.String())
+		}
+	})
+}
+
+// FuzzState: no answer of a daemon makes a state that cannot be asked for.
+func FuzzState(f *testing.F) {
+	f.Add("Target 1: a\n    System information:\n        Driver: iscsi\n    LUN information:\n            Backing store path: /x\n")
+	f.Add("Target 1: a\n    I_T nexus information:\n        Connection: 1\n        I_T nexus: 2\n")
+	f.Add("    Account information:\n\n    x (outgoing)\niSNS:\n    iSNS=On\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		s := &state{targets: parseTargets(text)}
+		_, s.discovery = parseSystem(text)
+		for _, x := range s.targets {
+			if s.target(x.name) == nil || s.byTID(strconv.Itoa(x.tid)) == nil || !s.hasTID(x.tid) || s.largestTID() < x.tid {
+				t.Errorf("%q: %+v", text, x)
+			}
 		}
 	})
 }

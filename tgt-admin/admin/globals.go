@@ -163,7 +163,7 @@ func (a *admin) bindOutgoing(l *line) error {
 	var said bytes.Buffer
 	env := a.env.Env
 	env.Stderr = &said
-	status := command.Run(a.ctx, l.argv, env)
+	status := a.env.Tgtadm(a.ctx, l.argv, env)
 	if status == command.StatusUsage && strings.Contains(said.String(), mgmt.ErrHasOutgoing.Error()) {
 		return nil
 	}

@@ -48,7 +48,8 @@ func (u *unit) identify() (map[string]string, error) {
 	}
 	text, status := u.env.Tool(inquiryTool, u.path)
 	if status == toolMissing {
-		return nil, u.fail("Command '%s' (needed by 'option direct-store') is not in your path - can't continue!", inquiryTool)
+		return nil, u.fail("Command '%s' (needed by 'option direct-store') is not in your path - can't continue!",
+			inquiryTool)
 	}
 	take(text, `(?m)Vendor identification:[ \t]*(.*)$`, "vendor_id")
 	take(text, `(?m)Product identification:[ \t]*(.*)$`, "product_id")

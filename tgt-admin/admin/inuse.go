@@ -10,11 +10,14 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/paxos-iscsi/paxos-iscsi/tgt-admin/conf"
 )
 
 // mayUse says that the unit's file or device is free, or may be used although it is not.
 func (u *unit) mayUse() bool {
-	if u.force || firstText(u.section.Values["allow-in-use"]) == "yes" || firstText(u.block.Values["allow-in-use"]) == "yes" {
+	allowed := func(s *conf.Section) bool { return firstText(s.Values["allow-in-use"]) == "yes" }
+	if u.force || allowed(u.section) || allowed(u.block) {
 		return true
 	}
 	if isHeld(u.path) {

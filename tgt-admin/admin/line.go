@@ -80,7 +80,7 @@ func (a *admin) do(l *line) error {
 	if a.pretend {
 		return nil
 	}
-	return a.ended(l, command.Run(a.ctx, l.argv, a.env.Env))
+	return a.ended(l, a.env.Tgtadm(a.ctx, l.argv, a.env.Env))
 }
 
 // ended reports how a command line ended: nil unless it failed and failures count.
@@ -98,6 +98,6 @@ func (a *admin) ask(words ...string) (text string, ok bool) {
 	var out bytes.Buffer
 	env := a.env.Env
 	env.Stdout = &out
-	status := command.Run(a.ctx, a.line().add(words...).argv, env)
+	status := a.env.Tgtadm(a.ctx, a.line().add(words...).argv, env)
 	return out.String(), status == 0
 }

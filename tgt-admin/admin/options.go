@@ -3,6 +3,7 @@ package admin
 import (
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -100,13 +101,12 @@ func parseOptions(argv []string, env Env) (options, error) {
 func (a *admin) usage() (done bool, err error) {
 	verbs := []struct {
 		value      *string
-		name, does string
-		note       string
+		name, note string
 	}{
-		{a.delete, "delete", "delete", deleteNote("deleted", "delete")},
-		{a.update, "update", "update", deleteNote("updated", "update")},
-		{a.offline, "offline", "offline", ""},
-		{a.ready, "ready", "ready", ""},
+		{a.delete, "delete", inUseNote("deleted")},
+		{a.update, "update", inUseNote("updated")},
+		{a.offline, "offline", ""},
+		{a.ready, "ready", ""},
 	}
 	switch {
 	case a.help || a.nothing:
@@ -126,7 +126,8 @@ func (a *admin) usage() (done bool, err error) {
 			continue
 		}
 		if *v.value == "help" {
-			_, err := fmt.Fprintf(a.env.Stdout, verbHelp, v.name, v.does, v.note, v.name, v.name, v.does, v.name, v.does, v.name)
+			text := strings.NewReplacer("VERB", v.name, "NOTE", v.note).Replace(verbHelp)
+			_, err := io.WriteString(a.env.Stdout, text)
 			return true, err
 		}
 		return false, nil
@@ -135,18 +136,18 @@ func (a *admin) usage() (done bool, err error) {
 	return true, nil
 }
 
-func deleteNote(done, do string) string {
-	return fmt.Sprintf("\t\t\t\tA target that is in use (an initiator is connected)\n"+
-		"\t\t\t\tis only %s with \"--force\"; it is left as it is\n\t\t\t\twithout, and \"%s\" goes on to the next.\n", done, do)
+func inUseNote(done string) string {
+	return "\t\t\t\tA target that is in use (an initiator is connected)\n" +
+		"\t\t\t\tis only " + done + " with \"--force\".\n"
 }
 
-const verbHelp = `      --%s <value>		%s all or selected targets
-%s
+const verbHelp = `      --VERB <value>		VERB all or selected targets
+NOTE
 Example usage:
-      --%s help	      - display this help
-      --%s ALL	      - %s all targets
-      --%s tid=4	      - %s target 4 (target with tid 4)
-      --%s iqn.2008-08.com.example:some.target - only this target
+      --VERB help	      - display this help
+      --VERB ALL	      - VERB all targets
+      --VERB tid=4	      - VERB target 4 (target with tid 4)
+      --VERB iqn.2008-08.com.example:some.target - VERB this target
 
 `
 

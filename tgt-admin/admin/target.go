@@ -46,7 +46,8 @@ func (a *admin) addTarget(name string, kept int) error {
 	m.luns = m.namedLUNs()
 
 	a.remark("# Adding target: %s", name)
-	if err := a.do(a.lineFor(m.driver).add("--op", "new", "--mode", "target", "--tid", m.tid, "-T", name)); err != nil {
+	l := a.lineFor(m.driver).add("--op", "new", "--mode", "target", "--tid", m.tid, "-T", name)
+	if err := a.do(l); err != nil {
 		return err
 	}
 	a.state.targets = append(a.state.targets, &target{tid: a.tid, name: name, driver: m.driver})
@@ -181,7 +182,8 @@ func (m *maker) parameter(key string) error {
 	if !ok || v.Text == "" {
 		return m.missing(key)
 	}
-	return m.do(m.lineFor(m.driver).add("--mode", "target", "--op", "update", "--tid", m.tid, "--name", key, "--value", v.Text))
+	return m.do(m.lineFor(m.driver).
+		add("--mode", "target", "--op", "update", "--tid", m.tid, "--name", key, "--value", v.Text))
 }
 
 // user makes and binds an account of the target.

@@ -162,13 +162,15 @@ func (u *unit) single(key string) bool {
 }
 
 func (u *unit) failTwice(key string) error {
-	return u.fail("Multiple '%s' definitions in '%s' not allowed!\nCheck your config file for errors (target: %s).",
+	return u.fail("Multiple '%s' definitions in '%s' not allowed!\n"+
+		"Check your config file for errors (target: %s).",
 		key, u.word, u.name)
 }
 
 // newLine is the command that makes the unit. Options that are not given leave their place.
 func (u *unit) newLine() *line {
-	l := u.lineFor(u.driver).add("--op", "new", "--mode", "logicalunit", "--tid", u.tid, "--lun", u.lun)
+	l := u.lineFor(u.driver).
+		add("--op", "new", "--mode", "logicalunit", "--tid", u.tid, "--lun", u.lun)
 	if strings.HasPrefix(u.path, noMedium) {
 		l.blank()
 	} else {
@@ -186,7 +188,8 @@ func (u *unit) newLine() *line {
 }
 
 func (u *unit) updateLine() *line {
-	return u.lineFor(u.driver).add("--op", "update", "--mode", "logicalunit", "--tid", u.tid, "--lun="+u.lun, "--params")
+	return u.lineFor(u.driver).
+		add("--op", "update", "--mode", "logicalunit", "--tid", u.tid, "--lun="+u.lun, "--params")
 }
 
 // both returns all values of a key that can have many: the block's, then the target's.

@@ -59,7 +59,7 @@ func (r *reader) file(path string, from Pos) error {
 	r.loaded[absolute] = true
 	text, err := r.files.Read(path, maxBytes-r.bytes)
 	if err != nil {
-		return &Error{Text: fmt.Sprintf("The file \"%s\" cannot be read: %v!", path, err), Pos: from, Status: StatusSyntax}
+		return syntax(from, "The file \"%s\" cannot be read: %v!", path, err)
 	}
 	r.bytes += len(text)
 	f := &file{reader: r, pos: Pos{File: absolute}}
@@ -217,8 +217,8 @@ func (r *reader) include(path string, optional bool, from Pos) error {
 	case optional:
 		return nil
 	}
-	return &Error{Text: fmt.Sprintf("Config::General The file \"%s\" does not exist!", path), Pos: from,
-		Status: StatusMissing, Inline: true}
+	return &Error{Text: fmt.Sprintf("Config::General The file \"%s\" does not exist!", path),
+		Pos: from, Status: StatusMissing, Inline: true}
 }
 
 // directory reads every plain file of a directory, in ASCII order and no deeper.

@@ -86,7 +86,9 @@ func hostOfBus(sysfs, text string) (uint64, error) {
 	if !ok {
 		return noHost, nil
 	}
-	entries, err := os.ReadDir(filepath.Join(sysfs, "bus", filepath.Base("/"+bus), "devices", filepath.Base("/"+device)))
+	// either is one name, not a path
+	dir := filepath.Join(sysfs, "bus", filepath.Base("/"+bus), "devices", filepath.Base("/"+device))
+	entries, err := os.ReadDir(dir)
 	if err != nil || bus == "" || device == "" {
 		return 0, refuse("can't find bus: %s", bus)
 	}

@@ -128,7 +128,8 @@ func (c *Count) Add(other Count) {
 
 // String is the count in words.
 func (c Count) String() string {
-	return fmt.Sprintf("%d of %d commands equal, %d of the others deliberately not, %d more are of programs not tested here",
+	return fmt.Sprintf("%d of %d commands equal, %d of the others deliberately not; "+
+		"%d more are of programs not tested here",
 		c.Equal, c.Equal+c.Different+c.Deliberate, c.Deliberate, c.Foreign)
 }
 
@@ -254,9 +255,11 @@ func (st *stage) command(r record) (diff string) {
 	if err := cmd.Run(); err != nil && !errors.As(err, &ended) {
 		st.t.Fatalf("line %d: running %q: %v", r.line, r.text, err)
 	}
-	want := fmt.Sprintf("%s\n%s\nstatus %d", settle(r.out), settle(r.err), r.status)
-	got := fmt.Sprintf("%s\n%s\nstatus %d", settle(st.recorded(out.String())), settle(st.recorded(stderr.String())),
-		cmd.ProcessState.ExitCode())
+	shown := func(out, err string, status int) string {
+		return fmt.Sprintf("%s\n%s\nstatus %d", settle(out), settle(err), status)
+	}
+	want := shown(r.out, r.err, r.status)
+	got := shown(st.recorded(out.String()), st.recorded(stderr.String()), cmd.ProcessState.ExitCode())
 	if want == got {
 		return ""
 	}

@@ -15,6 +15,7 @@ type conn struct {
 	r       *bufio.Reader
 	digests pdu.Digests
 	neg     negotiated
+	tail    [4 + pdu.DigestSize]byte // the reader's: padding and digest
 
 	// The session's lock guards these until the session has taken them over.
 	cmdSN, maxSN uint32
@@ -55,10 +56,18 @@ func newConn(nc net.Conn) *conn {
 	return c
 }
 
-// unit adds a PDU with its data, which is kept by reference until written. c.mu is held.
-func (c *conn) unit(h *pdu.Header, data []byte) {
+// header adds the header of a PDU, to be filled in at once and followed by body. c.mu is held.
+func (c *conn) header() *pdu.Header {
+	at := len(c.heads)
+	c.heads = append(c.heads, make([]byte, pdu.HeaderSize)...)
+	return (*pdu.Header)(c.heads[at:])
+}
+
+// body adds what follows a header: digests, and the data, which is kept by reference until written.
+// c.mu is held.
+func (c *conn) body(data []byte) {
+	h := (*pdu.Header)(c.heads[len(c.heads)-pdu.HeaderSize:])
 	h.SetDataLength(len(data))
-	c.heads = append(c.heads, h[:]...)
 	if c.digests.Header {
 		c.digest(pdu.Digest(0, h[:]))
 	}
@@ -67,18 +76,17 @@ func (c *conn) unit(h *pdu.Header, data []byte) {
 	}
 	c.cut()
 	c.parts = append(c.parts, data)
-	var zero [4]byte
-	pad := zero[:pdu.Padding(len(data))]
-	c.heads = append(c.heads, pad...)
+	at := len(c.heads)
+	c.heads = append(c.heads, make([]byte, pdu.Padding(len(data)))...)
 	if c.digests.Data {
-		c.digest(pdu.Digest(pdu.Digest(0, data), pad))
+		c.digest(pdu.Digest(pdu.Digest(0, data), c.heads[at:]))
 	}
 }
 
 func (c *conn) digest(crc uint32) {
-	var b [pdu.DigestSize]byte
-	pdu.PutDigest(b[:], crc)
-	c.heads = append(c.heads, b[:]...)
+	at := len(c.heads)
+	c.heads = append(c.heads, make([]byte, pdu.DigestSize)...)
+	pdu.PutDigest(c.heads[at:], crc)
 }
 
 // cut puts the headers gathered so far among the parts. When heads grows, what was cut stays in the old
@@ -111,9 +119,8 @@ func (c *conn) command(t *Task) {
 	case len(t.In) > 0:
 		cmd.Read, cmd.ExpectedLength = true, uint32(len(t.In))
 	}
-	var h pdu.Header
-	cmd.Encode(&h)
-	c.unit(&h, t.Out[:now])
+	cmd.Encode(c.header())
+	c.body(t.Out[:now])
 	if unsolicited > 0 {
 		c.dataOut(t, cmd.LUN, pdu.NoTag, now, unsolicited)
 	}
@@ -125,9 +132,8 @@ func (c *conn) dataOut(t *Task, lun uint64, transferTag uint32, offset, n int) {
 		size := min(n, c.neg.maxSend)
 		d := pdu.DataOut{Final: size == n, LUN: lun, InitiatorTag: t.tag, TargetTag: transferTag,
 			ExpStatSN: c.expStatSN, DataSN: sn, Offset: uint32(offset)}
-		var h pdu.Header
-		d.Encode(&h)
-		c.unit(&h, t.Out[offset:offset+size])
+		d.Encode(c.header())
+		c.body(t.Out[offset : offset+size])
 		offset, n = offset+size, n-size
 	}
 }
@@ -136,9 +142,8 @@ func (c *conn) logout(sn uint32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	l := pdu.LogoutRequest{Immediate: true, InitiatorTag: pdu.NoTag - 1, CmdSN: sn, ExpStatSN: c.expStatSN}
-	var h pdu.Header
-	l.Encode(&h)
-	c.unit(&h, nil)
+	l.Encode(c.header())
+	c.body(nil)
 }
 
 // manage adds a task management function.
@@ -146,9 +151,8 @@ func (c *conn) manage(req *pdu.TaskRequest) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	req.ExpStatSN = c.expStatSN
-	var h pdu.Header
-	req.Encode(&h)
-	c.unit(&h, nil)
+	req.Encode(c.header())
+	c.body(nil)
 }
 
 // flush writes what has gathered, unless another goroutine is writing, which then takes it along.

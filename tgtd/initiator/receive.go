@@ -14,11 +14,11 @@ func (c *conn) next(h *pdu.Header) (int, error) {
 		return 0, err
 	}
 	if c.digests.Header {
-		var d [pdu.DigestSize]byte
-		if _, err := io.ReadFull(c.r, d[:]); err != nil {
+		d := c.tail[:pdu.DigestSize]
+		if _, err := io.ReadFull(c.r, d); err != nil {
 			return 0, err
 		}
-		if pdu.GetDigest(d[:]) != pdu.Digest(0, h[:]) {
+		if pdu.GetDigest(d) != pdu.Digest(0, h[:]) {
 			return 0, pdu.ErrHeaderDigest
 		}
 	}
@@ -36,7 +36,7 @@ func (c *conn) data(b []byte) error {
 	if _, err := io.ReadFull(c.r, b); err != nil {
 		return err
 	}
-	var tail [4 + pdu.DigestSize]byte
+	tail := c.tail[:]
 	pad := pdu.Padding(len(b))
 	n := pad
 	if c.digests.Data {
@@ -228,8 +228,7 @@ func (s *Session) takeNOP(c *conn, h *pdu.Header, n int) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	out := pdu.NOPOut{Immediate: true, LUN: p.LUN, InitiatorTag: pdu.NoTag, TargetTag: p.TargetTag, CmdSN: sn, ExpStatSN: c.expStatSN}
-	var oh pdu.Header
-	out.Encode(&oh)
-	c.unit(&oh, nil)
+	out.Encode(c.header())
+	c.body(nil)
 	return nil
 }

@@ -228,7 +228,7 @@ func TestLoginErrors(t *testing.T) {
 // TestDepth keeps more commands under way than the target's window holds, from several goroutines, each
 // task submitting itself again and again.
 func TestDepth(t *testing.T) {
-	const depth, rounds = MaxDepth, 40
+	const depth, rounds = MaxDepth, 16
 	r := newRig(t)
 	if err := r.dir.params.Set("MaxQueueCmd", "7"); err != nil {
 		t.Fatal(err)
@@ -275,13 +275,22 @@ func TestDepth(t *testing.T) {
 	for err := range failed {
 		t.Error(err)
 	}
+	r.disk.mu.Lock()
+	defer r.disk.mu.Unlock()
 	for i := range tasks {
 		if got := r.disk.bytes[8*i*blockSize:][:8*blockSize]; !bytes.Equal(got, pattern(8*blockSize, byte(i))) {
 			t.Fatalf("block range %d came out different", i)
 		}
 	}
-	if len(s.free) != depth {
-		t.Errorf("%d of %d slots are free", len(s.free), depth)
+	waitFree(s, depth)
+}
+
+// waitFree waits until n slots are free: they become so shortly after Done.
+func waitFree(s *Session, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.free) != n {
+		s.room.Wait()
 	}
 }
 
@@ -300,7 +309,10 @@ func TestReconnect(t *testing.T) {
 		s.Submit(&first[i])
 	}
 	mixed.Wait()
+	waitFree(s, count)
+	s.mu.Lock()
 	rand.Shuffle(len(s.free), func(i, j int) { s.free[i], s.free[j] = s.free[j], s.free[i] })
+	s.mu.Unlock()
 
 	r.disk.setHold(true)
 	var done sync.WaitGroup
@@ -332,6 +344,8 @@ func TestReconnect(t *testing.T) {
 			t.Errorf("write %d: %v", i+1, tasks[i+1].Err)
 		}
 	}
+	r.disk.mu.Lock()
+	defer r.disk.mu.Unlock()
 	if !slices.Equal(r.disk.written, want) {
 		t.Errorf("carried out in the order %d", r.disk.written)
 	}

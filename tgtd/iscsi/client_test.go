@@ -22,6 +22,7 @@ type client struct {
 	segment   int  // bytes in a PDU to the target
 	first     int  // bytes of unsolicited data
 	r2t       bool // waits for R2T: InitialR2T=Yes
+	earlier   int  // R2Ts that were taken before finish
 }
 
 // newClient logs in with the keys, each KEY=VALUE.
@@ -154,7 +155,7 @@ func (c *client) finish(tag uint32, out []byte) result {
 			if len(u.Data) > 2 {
 				r.sense = u.Data[2:]
 			}
-			if want := uint32(len(r.dataIns) + len(r.r2ts)); p.ExpDataSN != want {
+			if want := uint32(len(r.dataIns) + len(r.r2ts) + c.earlier); p.ExpDataSN != want {
 				c.t.Errorf("ExpDataSN %d, want %d", p.ExpDataSN, want)
 			}
 			return r

@@ -441,7 +441,7 @@ func (s *session) closeConnection(cid uint16) bool {
 	s.srv.mu.Lock()
 	var found *conn
 	for _, c := range s.conns {
-		if c.cid == cid {
+		if c.cid == cid && !c.broken.Load() {
 			found = c
 		}
 	}

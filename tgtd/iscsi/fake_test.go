@@ -1,6 +1,7 @@
 package iscsi
 
 import (
+	"bytes"
 	"encoding/binary"
 	"log/slog"
 	"net/netip"
@@ -164,6 +165,21 @@ func (r *ramDisk) letGo() {
 	}
 }
 
+// watch has every command told to a channel that takes n of them.
+func (r *ramDisk) watch(n int) chan *sam.Command {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.arrived = make(chan *sam.Command, n)
+	return r.arrived
+}
+
+// equals compares the disk's content.
+func (r *ramDisk) equals(b []byte) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return bytes.Equal(r.bytes, b)
+}
+
 func (r *ramDisk) held() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -171,10 +187,10 @@ func (r *ramDisk) held() int {
 }
 
 func (r *ramDisk) Execute(c *sam.Command) {
+	r.mu.Lock()
 	if r.arrived != nil {
 		r.arrived <- c
 	}
-	r.mu.Lock()
 	if r.hold != nil && r.hold(c) {
 		r.stuck[c] = true
 		r.mu.Unlock()

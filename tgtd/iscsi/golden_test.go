@@ -18,7 +18,7 @@ import (
 
 // TestGolden replays transcripts of tgt 1.0.85 as far as they concern the transport: what tgtadm sets up is
 // set up in a fake directory, what the probe and libiscsi's tools print has to be equal. Lines that are
-// about the management interface are passed over, and counted.
+// about the management interface are passed over, and counted. (097 is about time; see TestNOPTimeout.)
 func TestGolden(t *testing.T) {
 	files, err := filepath.Glob("testdata/golden/*.txt")
 	if err != nil || len(files) == 0 {

@@ -190,8 +190,9 @@ func (n *negotiation) agreement() agreement {
 		sendSegment:    int(n.segment),
 		receiveSegment: int(a[keyMaxRecvDataSegmentLength]),
 		maxBurst:       int(a[keyMaxBurstLength]),
-		// RFC 7143 13.14: FirstBurstLength must not exceed MaxBurstLength.
-		firstBurst:     int(min(a[keyFirstBurstLength], a[keyMaxBurstLength])),
+		// FirstBurstLength may exceed MaxBurstLength here, against RFC 7143 13.14: when only one of
+		// them was talked about, initiators go by what was said of each.
+		firstBurst:     int(a[keyFirstBurstLength]),
 		initialR2T:     a[keyInitialR2T] == yes,
 		immediateData:  a[keyImmediateData] == yes,
 		dataPDUInOrder: a[keyDataPDUInOrder] == yes,

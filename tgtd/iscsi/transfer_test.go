@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"strings"
 	"testing"
 
@@ -64,7 +63,7 @@ func TestTransfers(t *testing.T) {
 						t.Fatalf("read of %d blocks: status %02x, %d bytes differ", count, r.status, len(r.data))
 					}
 				}
-				if !bytes.Equal(model, disk.bytes) {
+				if !disk.equals(model) {
 					t.Error("the disk differs from the model")
 				}
 				c.quiet()
@@ -134,7 +133,7 @@ func TestPipelined(t *testing.T) {
 			delete(under, tag)
 		}
 	})
-	if !bytes.Equal(model, disk.bytes) {
+	if !disk.equals(model) {
 		t.Error("the disk differs from the model")
 	}
 }
@@ -180,6 +179,7 @@ func TestR2TShape(t *testing.T) {
 		}
 		c.must(c.sendBurst(r, out, 512))
 	}
+	c.earlier = len(r2ts)
 	if r := c.finish(tag, out); r.status != 0 || len(r.r2ts) != 1 || r.r2ts[0].Offset != 5120 || r.r2ts[0].Length != 2048 {
 		t.Errorf("third R2T: %+v, status %02x", r.r2ts, r.status)
 	}
@@ -238,7 +238,7 @@ func TestDataOutErrors(t *testing.T) {
 			target.set(t, "FirstBurstLength=512")
 			_, p := testServer(t, d, nil)
 			c := newClient(t, p).ready()
-			disk.arrived = make(chan *sam.Command, 1)
+			arrived := disk.watch(1)
 			c.start(write10(0, 4), make([]byte, 2048))
 			u, err := c.recv()
 			c.must(err)
@@ -254,7 +254,7 @@ func TestDataOutErrors(t *testing.T) {
 				!bytes.Equal(before[0].Data, piece.Header[:]) {
 				t.Errorf("before the end: %v", before)
 			}
-			if len(disk.arrived) > 0 {
+			if len(arrived) > 0 {
 				t.Error("the write was executed")
 			}
 		})
@@ -317,7 +317,7 @@ func TestDigestErrors(t *testing.T) {
 			target.set(t, "HeaderDigest=CRC32C", "DataDigest=CRC32C")
 			_, p := testServer(t, d, nil)
 			c := newClient(t, p).ready()
-			disk.arrived = make(chan *sam.Command, 1)
+			arrived := disk.watch(1)
 			req := write10(0, 1)
 			req.Final, req.CmdSN = true, c.cmdSN
 			u := pdu.PDU{Data: make([]byte, 512)}
@@ -329,7 +329,7 @@ func TestDigestErrors(t *testing.T) {
 			if before := c.ended(); len(before) != 0 {
 				t.Errorf("before the end: %v", before)
 			}
-			if len(disk.arrived) > 0 {
+			if len(arrived) > 0 {
 				t.Error("the write was executed")
 			}
 		})
@@ -358,6 +358,8 @@ func TestExtendedCDB(t *testing.T) {
 	if r := c.finish(99, nil); r.status != 2 {
 		t.Errorf("status %02x", r.status)
 	}
+	disk.mu.Lock()
+	defer disk.mu.Unlock()
 	if len(cdb) != 33 || cdb[0] != 0x7f || cdb[32] != 7 || in != 4096 || out != 8 {
 		t.Errorf("CDB % x, in %d, out %d", cdb, in, out)
 	}
@@ -371,7 +373,6 @@ func TestSlowReader(t *testing.T) {
 	target.set(t, "MaxBurstLength=1048576")
 	srv, p := testServer(t, d, nil)
 	c := newClient(t, p, "MaxRecvDataSegmentLength=262144", "MaxBurstLength=1048576").ready()
-	c.must(c.nc.(*net.TCPConn).SetReadBuffer(4096))
 	for i := range disk.bytes {
 		disk.bytes[i] = byte(i / 512)
 	}

@@ -24,7 +24,9 @@ const (
 )
 
 // writeSame is WRITE SAME(10) and (16). No blocks means all to the end. Zeros are given to the store as
-// such, and with UNMAP as a range to deallocate; anything else is written.
+// such, other data is written. With UNMAP the range is deallocated whatever the data: SBC-3 4.7.3.4.4 would
+// have data that is not zero written, but the reference and the other targets in use don't, and
+// initiators never ask for it.
 func writeSame(t *task) outcome {
 	cdb := t.command.CDB
 	flags := cdb[1]
@@ -52,7 +54,7 @@ func writeSame(t *task) outcome {
 	}
 	t.moved = uint64(size)
 	t.data = t.command.DataOut
-	if address == 0 && zeros(t.data) {
+	if flags&sameUNMAP != 0 || address == 0 && zeros(t.data) {
 		return t.writeSameZeros(flags)
 	}
 	if t.allocate(t.chunk()) == nil {

@@ -6,12 +6,12 @@ import (
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/sam"
 )
 
-// The task set of a unit (SAM-5 8) is a list of tasks in order of arrival. Tasks start at once, except:
+// The task set of a unit (SAM-5 8) is a list of tasks, in order of arrival. Tasks start at once, except:
 //
 //	an ORDERED task waits for every earlier one, and every later one waits for it;
 //	a task that must be alone on its blocks (COMPARE AND WRITE, ORWRITE, WRITE AND VERIFY with
 //	comparison) waits for earlier tasks that change them, and such tasks wait for it;
-//	a HEAD OF QUEUE task waits only for blocks held by tasks that have started.
+//	a HEAD OF QUEUE task goes to the front, and waits only for blocks held by tasks that have started.
 //
 // The counts of the first two kinds keep the common case free of any walk through the list.
 
@@ -31,14 +31,17 @@ func (u *Unit) admit(t *task) bool {
 		u.mu.Unlock()
 		return false
 	}
+	atOnce := false
 	if u.taskCount >= MaxTasks {
-		t.step = taskSetFull
+		t.step, atOnce = taskSetFull, true
+		t.attribute, t.writes, t.exclusive = sam.Simple, false, false
 	}
 	if t.nexus.closed {
 		t.state.Store(stateAborted)
+		atOnce = true
 	}
 	u.link(t)
-	runnable := u.runnable(t)
+	runnable := atOnce || u.runnable(t)
 	t.started = runnable
 	if !runnable {
 		u.blocked++
@@ -72,15 +75,18 @@ func (t *task) plan() {
 	}
 }
 
-// link appends t. mu is held.
+// link puts t into the list. mu is held.
 func (u *Unit) link(t *task) {
-	t.prev = u.last
-	if u.last != nil {
-		u.last.next = t
-	} else {
+	switch {
+	case u.first == nil:
+		u.first, u.last = t, t
+	case t.attribute == sam.HeadOfQueue:
+		t.next, u.first.prev = u.first, t
 		u.first = t
+	default:
+		t.prev, u.last.next = u.last, t
+		u.last = t
 	}
-	u.last = t
 	u.taskCount++
 	if t.attribute == sam.Ordered {
 		u.ordered++

@@ -36,7 +36,7 @@ var deviceKinds = [...]deviceKind{
 
 // Stores with a purpose of their own: no disk can use them.
 var (
-	flagStores  = [...]string{"rdwr", "mmc", "smc", "rbd"} // which take --bsoflags
+	flagStores  = [...]string{"pss", "rdwr", "mmc", "smc", "rbd"} // which take --bsoflags
 	otherStores = [...]string{"ssc", "mmc", "smc", "sg", "bsg"}
 )
 

@@ -81,9 +81,6 @@ func AppendAHS(b []byte, extendedCDB []byte, readLength uint32, hasRead bool) []
 // maxKeyLength is the longest key name in bytes (RFC 7143 6.1).
 const maxKeyLength = 63
 
-// MaxKeys is how many keys ParseText takes from one text; more is an attack, not a negotiation.
-const MaxKeys = 256
-
 // KeyValue is one text key (RFC 7143 6.1).
 type KeyValue struct{ Key, Value string }
 
@@ -96,8 +93,8 @@ func AppendText(b []byte, key, value string) []byte {
 }
 
 // ParseText splits the data of text and login PDUs into keys, in their order. A missing last NUL is
-// forgiven, as is padding. It returns ErrText for a key without a value, a name that is empty or longer
-// than 63 bytes, or more than MaxKeys keys.
+// forgiven, as is padding. It returns ErrText for a key without a value, and for a name that is empty or
+// longer than 63 bytes. What it allocates is bounded by the length of b, which the caller bounds.
 func ParseText(b []byte) ([]KeyValue, error) {
 	var kvs []KeyValue
 	for len(b) > 0 {
@@ -116,8 +113,6 @@ func ParseText(b []byte) ([]KeyValue, error) {
 			return nil, fmt.Errorf("%w: no = in %.80q", ErrText, item)
 		case key == "" || len(key) > maxKeyLength:
 			return nil, fmt.Errorf("%w: name of %d bytes", ErrText, len(key))
-		case len(kvs) == MaxKeys:
-			return nil, fmt.Errorf("%w: more than %d keys", ErrText, MaxKeys)
 		}
 		kvs = append(kvs, KeyValue{key, value})
 	}

@@ -181,7 +181,8 @@ func TestSecretsAreNotLogged(t *testing.T) {
 	var out strings.Builder
 	log := slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	handle := Handler(newModel(t, log), log)
-	for _, params := range []string{"user=joe,password=geheim", "user=joe,password=geheim", "user=joe;password=geheim", "x=geheim"} {
+	for _, params := range []string{"user=joe,password=geheim", "user=joe,password=geheim",
+		"user=joe;password=geheim", "x=geheim"} {
 		handle(context.Background(), mgmt.Request{Mode: mgmt.ModeAccount, Op: mgmt.OpNew, Params: params})
 	}
 	if strings.Contains(out.String(), "geheim") {
