@@ -114,7 +114,7 @@ func (c *Cell) Start(ctx context.Context, ids ...cell.ID) error {
 		}
 	}
 	for _, id := range ids {
-		_, err := c.await(ctx, fmt.Sprintf("server %d answers", id), func(s []Status) bool {
+		err := c.Await(ctx, fmt.Sprintf("server %d answers", id), func(s []Status) bool {
 			return slices.ContainsFunc(s, func(s Status) bool { return s.ID == id })
 		})
 		if err != nil {
@@ -217,7 +217,7 @@ func (c *Cell) Statuses() []Status {
 // highest term that any server knows of.
 func (c *Cell) Master(ctx context.Context) (cell.ID, error) {
 	var master cell.ID
-	_, err := c.await(ctx, "the cell has a master", func(all []Status) bool {
+	err := c.Await(ctx, "the cell has a master", func(all []Status) bool {
 		var term uint64
 		found := false
 		for _, s := range all {
@@ -239,7 +239,7 @@ func (c *Cell) Level(ctx context.Context) error {
 	for _, s := range c.Statuses() {
 		goal = max(goal, s.Commit)
 	}
-	_, err := c.await(ctx, "all servers are level", func(all []Status) bool {
+	err := c.Await(ctx, "all servers are level", func(all []Status) bool {
 		running := 0
 		for _, id := range c.IDs() {
 			if c.Server(id).Responsive() {
@@ -251,19 +251,19 @@ func (c *Cell) Level(ctx context.Context) error {
 	return err
 }
 
-// await asks the servers until what they say is good. The error of a wait that is over says what they
-// said last, and of a server that has ended by itself shows the log.
-func (c *Cell) await(ctx context.Context, what string, good func([]Status) bool) ([]Status, error) {
+// Await asks the servers until what they say is good. what completes "waiting until …" in errors. The error
+// of a wait that is over says what they said last, and of a server that has ended by itself shows the log.
+func (c *Cell) Await(ctx context.Context, what string, good func([]Status) bool) error {
 	for {
 		all := c.Statuses()
 		if good(all) {
-			return all, nil
+			return nil
 		}
 		for _, id := range c.IDs() {
 			p := c.Server(id)
 			if p.PID() != 0 && !p.Killed() {
 				if err := p.Failed(); err != nil {
-					return nil, fmt.Errorf("waiting until %s: %w", what, err)
+					return fmt.Errorf("waiting until %s: %w", what, err)
 				}
 			}
 		}
@@ -271,9 +271,9 @@ func (c *Cell) await(ctx context.Context, what string, good func([]Status) bool)
 		case <-ctx.Done():
 			said, err := json.Marshal(all)
 			if err != nil {
-				return nil, err
+				return err
 			}
-			return nil, fmt.Errorf("waiting until %s: %w; %d servers answer: %s", what, ctx.Err(), len(all), said)
+			return fmt.Errorf("waiting until %s: %w; %d servers answer: %s", what, ctx.Err(), len(all), said)
 		case <-time.After(askEvery):
 		}
 	}

@@ -171,6 +171,21 @@ func (p *Process) Kill() error {
 	return nil
 }
 
+// KillAll ends several processes in one instant with SIGKILL, and then waits until all are gone. It is an error
+// if one of them does not run; the others are killed all the same.
+func KillAll(all ...*Process) error {
+	var errs []error
+	for _, p := range all {
+		errs = append(errs, p.Signal(syscall.SIGKILL))
+	}
+	for i, p := range all {
+		if errs[i] == nil {
+			<-p.Exited()
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // Freeze stops the process where it is (SIGSTOP): its sockets stay open and nobody answers.
 func (p *Process) Freeze() error { return p.Signal(syscall.SIGSTOP) }
 

@@ -186,7 +186,7 @@ func (r *Replica) welcome(c *client) {
 
 // receive takes frames until the connection ends. What has gathered is given to the Core at once.
 func (c *client) receive(rd *wire.Reader) error {
-	var slab wire.Slab
+	slab := wire.NewSlab(c.r.slabs)
 	var batch []Proposal
 	for {
 		h, err := rd.Next()
@@ -195,7 +195,7 @@ func (c *client) receive(rd *wire.Reader) error {
 		}
 		switch h.Kind {
 		case wire.KindPropose:
-			p, err := c.takeProposal(rd, h, &slab)
+			p, err := c.takeProposal(rd, h, slab)
 			if err != nil {
 				return err
 			}

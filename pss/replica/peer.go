@@ -201,7 +201,7 @@ const maxStepBatch = 64
 
 // receive takes another server's messages off a connection that it dialled.
 func (r *Replica) receive(conn net.Conn, rd *wire.Reader, from cell.ID) error {
-	var slab wire.Slab
+	slab := wire.NewSlab(r.slabs)
 	var fetches *fetchServer // made when the other server catches up on this connection
 	var batch []raftpb.Message
 	for {

@@ -49,6 +49,7 @@ type Replica struct {
 	log    *log.Log
 	store  *store.Store
 	pool   bufferPool
+	slabs  *wire.SlabPool
 
 	mu    sync.Mutex // guards core and out
 	core  *Core
@@ -77,7 +78,8 @@ func Open(o Options) (*Replica, error) {
 	if !ok {
 		return nil, fmt.Errorf("%s has no record of server %d", o.Cell.File, o.ID)
 	}
-	r := &Replica{opts: o, self: self, logger: o.Logger, start: time.Now(), peers: make(map[cell.ID]*peer)}
+	r := &Replica{opts: o, self: self, logger: o.Logger, start: time.Now(), slabs: wire.NewSlabPool(),
+		peers: make(map[cell.ID]*peer)}
 	r.clients.all = make(map[*client]struct{})
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	if err := r.recover(); err != nil {

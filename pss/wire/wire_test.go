@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -475,18 +476,16 @@ func TestNoAllocations(t *testing.T) {
 }
 
 func TestSlab(t *testing.T) {
+	pool := NewSlabPool()
 	rapid.Check(t, func(t *rapid.T) {
-		var s Slab
+		s := NewSlab(pool)
 		var pieces [][]byte
-		for i, n := range rapid.SliceOfN(rapid.OneOf(rapid.IntRange(0, 100), rapid.IntRange(0, 2*slabLargest)), 1, 50).Draw(t, "sizes") {
+		for i, n := range rapid.SliceOfN(rapid.OneOf(rapid.IntRange(0, 100), rapid.IntRange(0, slabChunk+10)), 1, 20).Draw(t, "sizes") {
 			b := s.Take(n)
-			if len(b) != n || cap(b) != n && n <= slabLargest {
+			if len(b) != n || cap(b) != n {
 				t.Fatalf("asked for %d: len %d cap %d", n, len(b), cap(b))
 			}
 			for j := range b {
-				if b[j] != 0 {
-					t.Fatalf("piece %d overlaps another", i)
-				}
 				b[j] = byte(i + 1)
 			}
 			pieces = append(pieces, b)
@@ -497,4 +496,26 @@ func TestSlab(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestSlabChunkReturns proves that a chunk comes back when its last piece is dropped, and not before.
+func TestSlabChunkReturns(t *testing.T) {
+	pool := NewSlabPool()
+	s := NewSlab(pool)
+	kept := s.Take(100)
+	s.Take(slabChunk) // the Slab itself leaves the first chunk
+	s.Take(slabChunk)
+	runtime.GC()
+	select {
+	case <-pool.idle: // the second
+	case <-time.After(10 * time.Second):
+		t.Fatal("no chunk came back")
+	}
+	kept[0] = 1
+	runtime.GC()
+	if n := len(pool.idle); n != 0 {
+		t.Fatalf("%d chunks came back while a piece is in use", n)
+	}
+	runtime.KeepAlive(kept)
+	runtime.KeepAlive(s)
 }

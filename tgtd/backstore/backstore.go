@@ -13,7 +13,8 @@ import (
 // Op is what a request asks for.
 type Op uint8
 
-// The operations. Offsets and lengths are bytes, multiples of the unit's block size.
+// The operations. Offsets and lengths are bytes, multiples of the unit's block size. A store that has no
+// CompareAndWrite of its own completes it with errors.ErrUnsupported, and the unit then does it itself.
 const (
 	Read            Op = iota + 1 // fill Data from Offset
 	Write                         // Data to Offset
@@ -62,6 +63,7 @@ type Info struct {
 	Bytes        int64 // size
 	PhysicalSize int   // bytes of a physical block (st_blksize for a file), 0 when unknown
 	Thin         bool  // Unmap frees space
+	AlwaysThin   bool  // the store has no other form: units on it are thin-provisioned from birth
 	// Ordered: of two requests for one range, the one submitted first takes effect first, so that an
 	// aborted write can't overtake a later one.
 	Ordered  bool

@@ -180,6 +180,8 @@ func (c *conn) logEnd() {
 	switch {
 	case errors.Is(c.cause, errRefused):
 		// reported where it was decided
+	case c.session == nil && errors.Is(c.cause, io.EOF):
+		log.Debug("iscsi: connection ended", "why", c.cause) // a look at the port
 	case c.cause == io.EOF, errors.Is(c.cause, errLogout):
 		log.Info("iscsi: connection ended", "why", c.cause)
 	default:

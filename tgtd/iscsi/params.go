@@ -145,6 +145,9 @@ func (p *Params) Set(name, value string) error {
 	for id := range keys {
 		if strings.EqualFold(keys[id].name, name) {
 			v, ok := keys[id].parse(value)
+			if id == int(keyMaxOutstandingUnexpectedPDUs) && v == 1 {
+				ok = false // 0, or 2 and more (RFC 7145 6.7)
+			}
 			if !ok {
 				return fmt.Errorf("%w: %s=%.80q", ErrParamValue, keys[id].name, value)
 			}

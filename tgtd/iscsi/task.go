@@ -76,6 +76,8 @@ func fixedSense(key, asc, ascq byte) []byte {
 var (
 	// RFC 7143 11.4.7.2: unexpected unsolicited data.
 	refuseUnsolicited = refusal{sam.CheckCondition, fixedSense(0x0b, 0x0c, 0x0c)}
+	// A Data-Out came out of sequence, so data is missing: PROTOCOL SERVICE CRC ERROR (RFC 7143 7.8, 7.7).
+	refuseSequence = refusal{sam.CheckCondition, fixedSense(0x0b, 0x47, 0x05)}
 	// A single command wants more memory than any may have: INSUFFICIENT RESOURCES.
 	refuseTooLarge = refusal{sam.CheckCondition, fixedSense(0x05, 0x55, 0x03)}
 	// The session's commands under way hold all memory they may; the initiator tries again.
@@ -359,6 +361,14 @@ func (c *conn) dataOut() error {
 		return c.skipData()
 	}
 	i, err := t.place(&p, n, &c.agreed)
+	if err == nil && t.refusal == &refuseSequence {
+		ready := t.passOver(i, &p) && t.begun
+		c.gatherMu.Unlock()
+		if err = c.skipData(); err == nil && ready {
+			c.advance(t)
+		}
+		return err
+	}
 	t.filling = err == nil
 	c.gatherMu.Unlock()
 	if err != nil {
@@ -385,8 +395,9 @@ func (c *conn) dataOut() error {
 	return nil
 }
 
-// place checks where a Data-Out belongs: the index of its burst, or -1 for unsolicited data. The errors
-// of RFC 7143 7.7 and 7.8 end the connection, which is all that error recovery level 0 knows.
+// place checks where a Data-Out belongs: the index of its burst, or -1 for unsolicited data. One that is
+// out of sequence makes the command refused, once all of its data has come by (RFC 7143 7.7); other errors end the
+// connection.
 func (t *task) place(p *pdu.DataOut, n int, a *agreement) (int, error) {
 	bad := func(what string) error {
 		return fmt.Errorf("%w: Data-Out for tag %08x, %s: transfer tag %08x, DataSN %d, offset %d, %d bytes",
@@ -396,8 +407,7 @@ func (t *task) place(p *pdu.DataOut, n int, a *agreement) (int, error) {
 		switch limit := min(a.firstBurst, int(t.OutBytes)); {
 		case !t.unsolicited:
 			return 0, bad("no unsolicited data expected")
-		case p.DataSN != t.dataSN:
-			return 0, bad("out of sequence")
+		case t.outOfSequence(p.DataSN != t.dataSN):
 		case uint64(p.Offset) != uint64(t.received):
 			return 0, bad("out of order")
 		case t.received+n > limit && t.refusal == nil, t.received+n > int(t.OutBytes):
@@ -412,8 +422,7 @@ func (t *task) place(p *pdu.DataOut, n int, a *agreement) (int, error) {
 		}
 		end := uint64(p.Offset) + uint64(n)
 		switch {
-		case p.DataSN != b.dataSN:
-			return 0, bad("out of sequence")
+		case t.outOfSequence(p.DataSN != b.dataSN):
 		case uint64(p.Offset) < uint64(b.begin), end > uint64(b.end), b.received+n > b.end-b.begin:
 			return 0, bad("outside of the burst")
 		case a.dataPDUInOrder && int(p.Offset) != b.begin+b.received:
@@ -424,6 +433,31 @@ func (t *task) place(p *pdu.DataOut, n int, a *agreement) (int, error) {
 		return i, nil
 	}
 	return 0, bad("unknown transfer tag")
+}
+
+// outOfSequence says whether the command has lost data, by this PDU or before.
+func (t *task) outOfSequence(now bool) bool {
+	if now {
+		t.refusal = &refuseSequence
+	}
+	return t.refusal == &refuseSequence
+}
+
+// passOver books a Data-Out whose data is of no use. It returns true when it was the last one to come.
+func (t *task) passOver(i int, p *pdu.DataOut) bool {
+	switch {
+	case !p.Final:
+	case i < 0:
+		t.unsolicited = false
+	default:
+		t.endBurst(i)
+	}
+	return t.burstCount == 0 && !t.unsolicited
+}
+
+func (t *task) endBurst(i int) {
+	t.burstCount--
+	copy(t.bursts[i:t.burstCount], t.bursts[i+1:])
 }
 
 // account books the data of a Data-Out. It returns true when the command can move on: unsolicited data
@@ -445,8 +479,7 @@ func (t *task) account(i int, p *pdu.DataOut, n int) bool {
 	if b.received < b.end-b.begin {
 		return false
 	}
-	t.burstCount--
-	copy(t.bursts[i:t.burstCount], t.bursts[i+1:])
+	t.endBurst(i)
 	return t.solicited < int(t.OutBytes) || t.received == int(t.OutBytes)
 }
 

@@ -223,7 +223,6 @@ func TestDataOutErrors(t *testing.T) {
 		what   string
 		change func(*pdu.DataOut, *pdu.PDU)
 	}{
-		{"DataSN", func(d *pdu.DataOut, _ *pdu.PDU) { d.DataSN = 27 }},
 		{"offset below the burst", func(d *pdu.DataOut, _ *pdu.PDU) { d.Offset = 0 }},
 		{"offset beyond", func(d *pdu.DataOut, _ *pdu.PDU) { d.Offset = 0xffffff00 }},
 		{"hole", func(d *pdu.DataOut, _ *pdu.PDU) { d.Offset += 512 }},
@@ -258,6 +257,50 @@ func TestDataOutErrors(t *testing.T) {
 				t.Error("the write was executed")
 			}
 		})
+	}
+}
+
+// TestDataOutOfSequence: a command whose Data-Out PDUs are not numbered in order fails, when all have come,
+// and the connection goes on.
+func TestDataOutOfSequence(t *testing.T) {
+	for _, keys := range []string{"ImmediateData=No", "ImmediateData=No InitialR2T=No"} {
+		for _, numbers := range [][]uint32{{0, 0, 0}, {27, 28, 29}, {0, 1, 0xffffffff}, {2, 1, 0}, {1, 2, 3}} {
+			d, target, disk := oneTarget()
+			target.set(t, strings.Fields(keys)...)
+			_, p := testServer(t, d, nil)
+			c := newClient(t, p).ready()
+			arrived := disk.watch(1)
+			req := write10(0, 3)
+			req.Final, req.InitiatorTag, req.CmdSN = c.r2t, 5, c.cmdSN
+			c.cmdSN++
+			var u pdu.PDU
+			req.Encode(&u.Header)
+			c.must(c.send(&u))
+			r2t := pdu.R2T{TargetTag: pdu.NoTag}
+			if c.r2t {
+				a, err := c.recv()
+				c.must(err)
+				r2t.Decode(&a.Header)
+			}
+			for i, sn := range numbers {
+				c.quiet() // no status before the last one
+				out := pdu.DataOut{Final: i == 2, InitiatorTag: 5, TargetTag: r2t.TargetTag, DataSN: sn, Offset: uint32(i * 512)}
+				u := pdu.PDU{Data: make([]byte, 512)}
+				out.Encode(&u.Header)
+				c.must(c.send(&u))
+			}
+			c.earlier = b2i(c.r2t)
+			if r := c.finish(5, nil); r.status != 2 || r.sense[2] != 0x0b || r.sense[12] != 0x47 || r.sense[13] != 5 {
+				t.Errorf("%s, DataSN %v: status %02x, sense %x", keys, numbers, r.status, r.sense)
+			}
+			if len(arrived) > 0 {
+				t.Error("the write was executed")
+			}
+			c.earlier = 0
+			if r := c.run(tur(), nil); r.status != 0 {
+				t.Errorf("afterwards: status %02x", r.status)
+			}
+		}
 	}
 }
 

@@ -8,7 +8,7 @@ import (
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/backstore"
 )
 
-// Bits of byte 1 of the block commands (SBC-3 5).
+// Bits of byte 1 of the block commands (SBC-3).
 const (
 	protectBits = 0xe0 // RDPROTECT, WRPROTECT, VRPROTECT: no protection information is kept
 	fuaBit      = 0x08
@@ -26,7 +26,7 @@ func (t *task) forced(cdb []byte) bool {
 	return !t.attrs.writeCache || cdb[0] >= 0x20 && cdb[1]&fuaBit != 0
 }
 
-// inRange checks an extent against the medium (SBC-3 4.5): also an empty one must begin inside it.
+// inRange checks an extent against the medium (SBC-3): also an empty one must begin inside it.
 // It asks the store once more before it says no, because the medium may have grown.
 func (t *task) inRange(lba, n uint64) bool {
 	fits := func(size uint64) bool { return lba < size && n <= size-lba }
@@ -58,7 +58,7 @@ func (u *Unit) roundUp(n int64) int64 { return (n + u.blockSize - 1) &^ (u.block
 // roundDown is the whole blocks of n, in bytes.
 func (u *Unit) roundDown(n int64) int64 { return n &^ (u.blockSize - 1) }
 
-// read is READ(6), (10), (12) and (16) (SBC-3 5.8–5.11). What is not expected is not read. DPO is advice,
+// read is READ(6), (10), (12) and (16) (SBC-3). What is not expected is not read. DPO is advice,
 // and FUA has nothing to do: a store never returns older bytes than those on the medium.
 func read(t *task) outcome {
 	offset, length, ok := t.extent()
@@ -90,7 +90,7 @@ func (t *task) dataOut(length int64) []byte {
 	return t.command.DataOut[:t.unit.roundDown(min(length, int64(len(t.command.DataOut))))]
 }
 
-// write is WRITE(6), (10), (12) and (16) (SBC-3 5.30–5.33). The data goes to the store as it came.
+// write is WRITE(6), (10), (12) and (16) (SBC-3). The data goes to the store as it came.
 func write(t *task) outcome {
 	offset, length, ok := t.extent()
 	if !ok {
@@ -112,7 +112,7 @@ func writeDone(t *task) outcome {
 	return t.good()
 }
 
-// writeAndVerify is WRITE AND VERIFY(10), (12) and (16) (SBC-3 5.36–5.38): a durable write, then what
+// writeAndVerify is WRITE AND VERIFY(10), (12) and (16) (SBC-3): a durable write, then what
 // VERIFY does. Where it compares, no other write comes between.
 func writeAndVerify(t *task) outcome {
 	cdb := t.command.CDB
@@ -142,7 +142,7 @@ func writeAndVerifyWritten(t *task) outcome {
 	return verifyChunk(t)
 }
 
-// verify is VERIFY(10), (12) and (16) (SBC-3 5.28, 5.29): it reads the medium, and compares it with the
+// verify is VERIFY(10), (12) and (16) (SBC-3): it reads the medium, and compares it with the
 // data (BYTCHK 1) or each block with the one block sent (BYTCHK 3).
 func verify(t *task) outcome {
 	cdb := t.command.CDB
@@ -227,12 +227,12 @@ func difference(a, b []byte) int {
 }
 
 // miscompare completes the command with MISCOMPARE DURING VERIFY OPERATION and the offset, in bytes from the
-// first block addressed, of the first difference (SBC-3 5.2, 4.18.1).
+// first block addressed, of the first difference (SBC-3).
 func (t *task) miscompare(offset int64) outcome {
 	return t.checkSense(miscompare.bytesWithInformation(t.attrs.descriptorSense, uint64(offset)))
 }
 
-// compareAndWrite is COMPARE AND WRITE (SBC-3 5.2). No other command of this unit changes the blocks
+// compareAndWrite is COMPARE AND WRITE (SBC-3). No other command of this unit changes the blocks
 // meanwhile; a store that has the operation itself also guards against other writers.
 func compareAndWrite(t *task) outcome {
 	lba, n := extentCompare(t.command.CDB)
@@ -293,7 +293,7 @@ func compareThenWrite(t *task) outcome {
 		t.forced(t.command.CDB), writeDone)
 }
 
-// orWrite is ORWRITE(16) (SBC-3 5.13): the data is ORed into what is stored.
+// orWrite is ORWRITE(16) (SBC-3): the data is ORed into what is stored.
 func orWrite(t *task) outcome {
 	offset, length, ok := t.extent()
 	if !ok {
@@ -322,7 +322,8 @@ func orWriteMerge(t *task) outcome {
 	return t.submitIO(backstore.Write, t.io.Offset, int64(len(b)), b, t.forced(t.command.CDB), writeDone)
 }
 
-// preFetch is PRE-FETCH(10) and (16) (SBC-3 5.14). Caching is the store's business: only the extent is checked.
+// preFetch is PRE-FETCH(10) and (16) (SBC-3). Caching is the store's business: only the extent is
+// checked.
 func preFetch(t *task) outcome {
 	if _, _, ok := t.extent(); !ok {
 		return finished
@@ -330,7 +331,7 @@ func preFetch(t *task) outcome {
 	return t.good()
 }
 
-// synchronizeCache is SYNCHRONIZE CACHE(10) and (16) (SBC-3 5.26, 5.27). It flushes the whole medium. IMMED
+// synchronizeCache is SYNCHRONIZE CACHE(10) and (16) (SBC-3). It flushes the whole medium. IMMED
 // is refused: an early status would tell nothing.
 func synchronizeCache(t *task) outcome {
 	if t.command.CDB[1]&immedBit != 0 {
@@ -347,7 +348,7 @@ func flush(t *task) outcome {
 	return t.submitIO(backstore.Flush, 0, 0, nil, false, writeDone)
 }
 
-// readCapacity10 is READ CAPACITY(10) (SBC-3 5.12).
+// readCapacity10 is READ CAPACITY(10) (SBC-3).
 func readCapacity10(t *task) outcome {
 	cdb := t.command.CDB
 	if cdb[8]&1 != 0 || binary.BigEndian.Uint32(cdb[2:]) != 0 {
@@ -364,7 +365,7 @@ func readCapacity10(t *task) outcome {
 	return t.reply(b, 8)
 }
 
-// readCapacity16 is READ CAPACITY(16) (SBC-3 5.13).
+// readCapacity16 is READ CAPACITY(16) (SBC-3).
 func readCapacity16(t *task) outcome {
 	t.unit.refresh(t.medium, t.nexus)
 	a := t.attrs

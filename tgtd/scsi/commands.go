@@ -15,7 +15,7 @@ type command struct {
 	op      byte
 	service int // service action, or none
 	name    string
-	// usage is the CDB usage data (SPC-4 6.35.4) in hexadecimal: a bit that is evaluated is set; the operation
+	// usage is the CDB usage data (SPC-4) in hexadecimal: a bit that is evaluated is set; the operation
 	// code and the service action stand for themselves. Its length is the length of the CDB.
 	usage   string
 	handler step
@@ -29,7 +29,7 @@ type command struct {
 	exclusive func(cdb []byte) bool
 	// parameters: data-out is a parameter list, whose errors carry no residual in the reference.
 	parameters bool
-	// shared: allowed although another session holds the unit by RESERVE(6) (SPC-2 5.5.1).
+	// shared: allowed although another session holds the unit by RESERVE(6) (SPC-2).
 	shared bool
 	access access // against a persistent reservation of another nexus
 
@@ -39,7 +39,7 @@ type command struct {
 // none stands for a command without service actions.
 const none = -1
 
-// access is a command's class in the tables of SPC-4 5.12.1 and SBC-3 4.17.
+// access is a command's class in the tables of SPC-4 and SBC-3.
 type access uint8
 
 const (
@@ -79,12 +79,12 @@ func (tb *table) find(cdb []byte) *command {
 	return nil
 }
 
-// Where the fields of a CDB are (SPC-4 4.2.2).
+// Where the fields of a CDB are (SPC-4).
 
 func extent6(cdb []byte) (lba, blocks uint64) {
 	lba, blocks = uint64(binary.BigEndian.Uint32(cdb)&0x1fffff), uint64(cdb[4])
 	if blocks == 0 {
-		blocks = 256 // SBC-3 5.8
+		blocks = 256 // SBC-3
 	}
 	return lba, blocks
 }
@@ -284,7 +284,7 @@ func dispatch(t *task) outcome {
 		return t.check(invalidFieldInCDB)
 	}
 	if t.attribute == sam.ACA {
-		return t.check(invalidMessage) // no ACA condition can be in effect (SAM-5 8.6.5)
+		return t.check(invalidMessage) // no ACA condition can be in effect (SAM-5 8.6)
 	}
 	if t.absent {
 		return dispatchAbsent(t, cdb)
@@ -317,7 +317,7 @@ func dispatch(t *task) outcome {
 	return row.handler(t)
 }
 
-// dispatchAbsent answers for a unit that does not exist (SPC-4 6.6.2): LUN 0 carries the command.
+// dispatchAbsent answers for a unit that does not exist (SPC-4): LUN 0 carries the command.
 func dispatchAbsent(t *task, cdb []byte) outcome {
 	switch cdb[0] {
 	case opInquiry:

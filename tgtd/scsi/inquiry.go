@@ -2,7 +2,7 @@ package scsi
 
 import "encoding/binary"
 
-// inquiry is INQUIRY (SPC-4 6.6). For a unit that does not exist it is LUN 0's with peripheral qualifier 3.
+// inquiry is INQUIRY (SPC-4). For a unit that does not exist it is LUN 0's with peripheral qualifier 3.
 func inquiry(t *task) outcome {
 	cdb := t.command.CDB
 	allocation := binary.BigEndian.Uint16(cdb[3:])
@@ -35,7 +35,7 @@ func inquiry(t *task) outcome {
 	return t.reply(b, uint64(allocation))
 }
 
-// standardInquiry appends the 66 bytes of SPC-4 6.6.2.
+// standardInquiry appends the 66 bytes of SPC-4.
 func (t *task) standardInquiry(b []byte) []byte {
 	a := t.attrs
 	descriptors := []byte{0x04, 0xc0, 0x09, 0x60, 0x03, 0x00} // SBC-3, iSCSI, SPC-3
@@ -65,7 +65,7 @@ func appendPadded(b []byte, s string, n int, pad byte) []byte {
 	return b
 }
 
-// vitalProductData appends the body of a page (SPC-4 7.8), or returns nil for a page that is not there.
+// vitalProductData appends the body of a page (SPC-4), or returns nil for a page that is not there.
 // Every type of unit has the same ones.
 func (t *task) vitalProductData(b []byte, page byte) []byte {
 	a := t.attrs
@@ -93,7 +93,7 @@ func (t *task) vitalProductData(b []byte, page byte) []byte {
 	return nil
 }
 
-// deviceIdentification appends three designators (SPC-4 7.8.5): T10 vendor identification, NAA 3 made of
+// deviceIdentification appends three designators (SPC-4): T10 vendor identification, NAA 3 made of
 // target and unit number, NAA 6 made of the digits of the SCSI id.
 func (t *task) deviceIdentification(b []byte) []byte {
 	id := t.attrs.scsiID
@@ -125,7 +125,7 @@ func hexDigit(c byte) byte {
 	return 0
 }
 
-// blockLimits appends the block limits page (SBC-3 6.5.3).
+// blockLimits appends the block limits page (SBC-3).
 func (t *task) blockLimits(b []byte) []byte {
 	a := t.attrs
 	page := append(b, make([]byte, 60)...)

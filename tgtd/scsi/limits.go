@@ -31,7 +31,7 @@ const (
 	// chunkBytes is how much VERIFY, WRITE SAME and WRITE AND VERIFY move at a time.
 	chunkBytes = 1 << 20
 	// maxStatusDescriptors and maxStatusQueries bound the work of one GET LBA STATUS; it then reports
-	// less than the rest of the medium, as SBC-3 5.5 allows.
+	// less than the rest of the medium, as SBC-3 allows.
 	maxStatusDescriptors = 1024
 	maxStatusQueries     = 8192
 )

@@ -7,7 +7,7 @@ import (
 	"slices"
 )
 
-// Mode pages of a disk (SPC-4 7.5, SBC-3 6.4).
+// Mode pages of a disk (SPC-4, SBC-3).
 const (
 	vendorPage        = 0x00
 	disconnectPage    = 0x02
@@ -67,7 +67,7 @@ func setPage(pages []modePage, page modePage) []modePage {
 	return slices.Insert(pages, i, page)
 }
 
-// append adds the page with the values that the page control asks for (SPC-4 7.5.6).
+// append adds the page with the values that the page control asks for (SPC-4).
 func (p *modePage) append(b []byte, control byte) []byte {
 	body := p.current
 	switch control {
@@ -85,13 +85,13 @@ func (p *modePage) append(b []byte, control byte) []byte {
 	return append(b, body...)
 }
 
-// modeSense6 is MODE SENSE(6) (SPC-4 6.14).
+// modeSense6 is MODE SENSE(6) (SPC-4).
 func modeSense6(t *task) outcome {
 	cdb := t.command.CDB
 	return modeSense(t, 4, uint32(cdb[4]))
 }
 
-// modeSense10 is MODE SENSE(10) (SPC-4 6.15). Long LBAs are never needed: the block count is not given.
+// modeSense10 is MODE SENSE(10) (SPC-4). Long LBAs are never needed: the block count is not given.
 func modeSense10(t *task) outcome {
 	return modeSense(t, 8, uint32(binary.BigEndian.Uint16(t.command.CDB[7:])))
 }
@@ -146,12 +146,12 @@ func modeSense(t *task, header int, allocation uint32) outcome {
 	return t.reply(b, uint64(allocation))
 }
 
-// modeSelect6 is MODE SELECT(6) (SPC-4 6.12).
+// modeSelect6 is MODE SELECT(6) (SPC-4).
 func modeSelect6(t *task) outcome {
 	return modeSelect(t, 4, int(t.command.CDB[4]))
 }
 
-// modeSelect10 is MODE SELECT(10) (SPC-4 6.13).
+// modeSelect10 is MODE SELECT(10) (SPC-4).
 func modeSelect10(t *task) outcome {
 	return modeSelect(t, 8, int(binary.BigEndian.Uint16(t.command.CDB[7:])))
 }

@@ -17,7 +17,8 @@ var (
 // Update sets parameters as `tgtadm --op update --mode logicalunit --params` gives them: `name=value,…`,
 // without quoting, done from left to right. A bad one does not keep the others from being done. The
 // result is that of the last parameter that can fail, as in the reference: a good `online=` hides an
-// earlier error, a good `removable=` does not. Errors wrap ErrUnknownParam, ErrInvalidParam or ErrPreventRemoval.
+// earlier error, a good `removable=` does not. Errors wrap ErrUnknownParam, ErrInvalidParam or
+// ErrPreventRemoval.
 // Update returns after a medium given by `path=` has been opened, which may take as long as the store does.
 func (u *Unit) Update(params string) error {
 	u.update.Lock()
@@ -160,7 +161,8 @@ func (u *Unit) setModePage(value string) error {
 		return fmt.Errorf("%w: mode page length %d is not in 0…%d", ErrInvalidParam, length, limit)
 	}
 	if int64(len(fields)-3) > length {
-		return fmt.Errorf("%w: mode page has %d bytes where %d are announced", ErrInvalidParam, len(fields)-3, length)
+		return fmt.Errorf("%w: mode page has %d bytes where %d are announced",
+			ErrInvalidParam, len(fields)-3, length)
 	}
 	body := make([]byte, length)
 	for i := range body {

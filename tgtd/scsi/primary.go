@@ -2,7 +2,7 @@ package scsi
 
 import "encoding/binary"
 
-// testUnitReady is TEST UNIT READY (SPC-4 6.47).
+// testUnitReady is TEST UNIT READY (SPC-4).
 func testUnitReady(t *task) outcome {
 	switch {
 	case !t.attrs.online && !t.attrs.removable:
@@ -13,7 +13,7 @@ func testUnitReady(t *task) outcome {
 	return t.good()
 }
 
-// requestSense is REQUEST SENSE (SPC-4 6.39) with no unit attention pending; dispatch answers it with
+// requestSense is REQUEST SENSE (SPC-4) with no unit attention pending; dispatch answers it with
 // CHECK CONDITION where there is one, as the reference does.
 func requestSense(t *task) outcome {
 	b := t.replyBuffer(18)
@@ -24,7 +24,7 @@ func requestSense(t *task) outcome {
 	return t.reply(b, uint64(t.command.CDB[4]))
 }
 
-// reportLUNs is REPORT LUNS (SPC-4 6.33). SELECT REPORT is not looked at.
+// reportLUNs is REPORT LUNS (SPC-4). SELECT REPORT is not looked at.
 func reportLUNs(t *task) outcome {
 	allocation := binary.BigEndian.Uint32(t.command.CDB[6:])
 	if allocation < 16 {
@@ -41,7 +41,7 @@ func reportLUNs(t *task) outcome {
 	b = binary.BigEndian.AppendUint32(b, uint32(8*len(units)))
 	b = append(b, 0, 0, 0, 0)
 	for _, u := range units {
-		// Peripheral addressing up to 255, flat addressing above (SAM-5 4.7.7).
+		// Peripheral addressing up to 255, flat addressing above (SAM-5 4.7).
 		number := uint16(u.lun & 0x3fff)
 		if u.lun > 0xff {
 			number |= 0x4000
@@ -52,7 +52,7 @@ func reportLUNs(t *task) outcome {
 	return t.reply(b, uint64(allocation))
 }
 
-// reportSupported is REPORT SUPPORTED OPERATION CODES (SPC-4 6.35). No command has a time to announce.
+// reportSupported is REPORT SUPPORTED OPERATION CODES (SPC-4). No command has a time to announce.
 func reportSupported(t *task) outcome {
 	cdb := t.command.CDB
 	timeouts := cdb[2]&0x80 != 0
@@ -95,7 +95,7 @@ func reportSupported(t *task) outcome {
 	return t.reply(b, allocation)
 }
 
-// reportAllSupported is the form with one descriptor a command (SPC-4 6.35.2).
+// reportAllSupported is the form with one descriptor a command (SPC-4).
 func reportAllSupported(t *task, timeouts bool, allocation uint64) outcome {
 	rows := t.unit.table.rows
 	b := t.replyBuffer(4 + 20*len(rows))
@@ -121,12 +121,12 @@ func reportAllSupported(t *task, timeouts bool, allocation uint64) outcome {
 	return t.reply(b, allocation)
 }
 
-// appendTimeouts adds a command timeouts descriptor (SPC-4 6.35.5) without estimates.
+// appendTimeouts adds a command timeouts descriptor (SPC-4) without estimates.
 func appendTimeouts(b []byte) []byte {
 	return append(b, 0, 10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 }
 
-// sendDiagnostic is SEND DIAGNOSTIC (SPC-4 6.42): the default self-test only.
+// sendDiagnostic is SEND DIAGNOSTIC (SPC-4): the default self-test only.
 func sendDiagnostic(t *task) outcome {
 	if t.command.CDB[1]&0x04 == 0 {
 		return t.check(invalidFieldInCDB)
@@ -134,7 +134,7 @@ func sendDiagnostic(t *task) outcome {
 	return t.good()
 }
 
-// preventAllow is PREVENT ALLOW MEDIUM REMOVAL (SBC-3 5.15).
+// preventAllow is PREVENT ALLOW MEDIUM REMOVAL (SBC-3).
 func preventAllow(t *task) outcome {
 	u := t.unit
 	u.mu.Lock()
@@ -143,7 +143,7 @@ func preventAllow(t *task) outcome {
 	return t.good()
 }
 
-// startStopUnit is START STOP UNIT (SBC-3 5.25). Of its effects a unit of files knows loading and ejecting
+// startStopUnit is START STOP UNIT (SBC-3). Of its effects a unit of files knows loading and ejecting
 // a removable medium.
 func startStopUnit(t *task) outcome {
 	bits := t.command.CDB[4]
@@ -173,7 +173,7 @@ func startStopUnit(t *task) outcome {
 	return t.good()
 }
 
-// formatUnit is FORMAT UNIT (SBC-3 5.3) without parameters; there is nothing to format.
+// formatUnit is FORMAT UNIT (SBC-3) without parameters; there is nothing to format.
 func formatUnit(t *task) outcome {
 	if t.command.CDB[1]&0xd7 != 0 {
 		return t.check(invalidFieldInCDB)

@@ -12,7 +12,7 @@ func isUnsupported(err error) bool { return errors.Is(err, errors.ErrUnsupported
 
 func isMiscompare(err error) bool { return errors.Is(err, backstore.ErrMiscompare) }
 
-// Bits of byte 1 of WRITE SAME (SBC-3 5.43, 5.44).
+// Bits of byte 1 of WRITE SAME (SBC-3).
 const (
 	sameNDOB   = 0x01 // no data: zeros; WRITE SAME(16) only
 	sameLBDATA = 0x02 // each block begins with its LBA, 4 bytes
@@ -24,7 +24,7 @@ const (
 )
 
 // writeSame is WRITE SAME(10) and (16). No blocks means all to the end. Zeros are given to the store as
-// such, other data is written. With UNMAP the range is deallocated whatever the data: SBC-3 4.7.3.4.4 would
+// such, other data is written. With UNMAP the range is deallocated whatever the data: SBC-3 would
 // have data that is not zero written, but the reference and the other targets in use don't, and
 // initiators never ask for it.
 func writeSame(t *task) outcome {
@@ -134,7 +134,7 @@ func zeros(b []byte) bool {
 	return true
 }
 
-// unmap is UNMAP (SBC-3 5.28). All descriptors are checked before the first takes effect. A list too
+// unmap is UNMAP (SBC-3). All descriptors are checked before the first takes effect. A list too
 // short for a descriptor is empty, as in the reference.
 func unmap(t *task) outcome {
 	cdb := t.command.CDB
@@ -199,7 +199,7 @@ func unmapFlush(t *task) outcome {
 	return flush(t)
 }
 
-// getLBAStatus is GET LBA STATUS (SBC-3 5.5): extents from the one asked for to the end of the medium, or
+// getLBAStatus is GET LBA STATUS (SBC-3): extents from the one asked for to the end of the medium, or
 // as many as fit.
 func getLBAStatus(t *task) outcome {
 	cdb := t.command.CDB

@@ -11,7 +11,7 @@ import (
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/sam"
 )
 
-// Persistent reservation types (SPC-4 6.16.3.4).
+// Persistent reservation types (SPC-4).
 const (
 	writeExclusive                 = 1
 	exclusiveAccess                = 3
@@ -21,7 +21,7 @@ const (
 	exclusiveAccessAllRegistrants  = 8
 )
 
-// Service actions of PERSISTENT RESERVE OUT (SPC-4 6.17.2).
+// Service actions of PERSISTENT RESERVE OUT (SPC-4).
 const (
 	outRegister          = 0x00
 	outReserve           = 0x01
@@ -33,8 +33,8 @@ const (
 	outRegisterAndMove   = 0x07
 )
 
-// persistentReservation is the state of SPC-4 5.12 of one unit. Registrations belong to initiator ports and
-// outlive sessions; they end with the daemon, because APTPL is refused.
+// persistentReservation holds the registrations and the reservation (SPC-4) of one unit. Registrations
+// belong to initiator ports and outlive sessions; they end with the daemon, because APTPL is refused.
 type persistentReservation struct {
 	registrations []registration // in order of registering
 	generation    uint32
@@ -63,7 +63,8 @@ func (p *persistentReservation) allRegistrants() bool {
 
 // shared says whether registered nexuses have the holder's access.
 func (p *persistentReservation) shared() bool {
-	return p.kind == writeExclusiveRegistrantsOnly || p.kind == exclusiveAccessRegistrantsOnly || p.allRegistrants()
+	return p.kind == writeExclusiveRegistrantsOnly || p.kind == exclusiveAccessRegistrantsOnly ||
+		p.allRegistrants()
 }
 
 // holds says whether a nexus holds the reservation.
@@ -82,7 +83,7 @@ func (u *Unit) guard() {
 	u.guarded.Store(u.reserved != nil || u.persistent.kind != 0 || len(u.persistent.registrations) > 0)
 }
 
-// conflicts says whether a reservation keeps the command out (SPC-2 5.5.1, SPC-4 5.12.1, SBC-3 4.17).
+// conflicts says whether a reservation keeps the command out (SPC-2, SPC-4, SBC-3).
 func (u *Unit) conflicts(t *task) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -91,7 +92,7 @@ func (u *Unit) conflicts(t *task) bool {
 	}
 	p, id, cdb := &u.persistent, t.nexus.id, t.command.CDB
 	if op := cdb[0]; op == opReserve6 || op == opRelease6 {
-		return len(p.registrations) > 0 // no compatible reservation handling (SPC-3 5.6.3)
+		return len(p.registrations) > 0 // no compatible reservation handling (SPC-3)
 	}
 	if p.kind == 0 || t.row.access == accessFree || p.holds(id) || p.shared() && p.find(id) != nil {
 		return false
@@ -107,7 +108,7 @@ func (u *Unit) conflicts(t *task) bool {
 	return t.row.access != accessRead || !readable
 }
 
-// reserve6 is RESERVE(6) (SPC-2 7.21): the whole unit, for oneself.
+// reserve6 is RESERVE(6) (SPC-2): the whole unit, for oneself.
 func reserve6(t *task) outcome {
 	if t.command.CDB[1]&0x11 != 0 {
 		return t.check(invalidFieldInCDB) // third-party and extent reservations
@@ -125,7 +126,7 @@ func reserve6(t *task) outcome {
 	return t.good()
 }
 
-// release6 is RELEASE(6) (SPC-2 7.18); without effect on what another session reserved.
+// release6 is RELEASE(6) (SPC-2); without effect on what another session reserved.
 func release6(t *task) outcome {
 	if t.command.CDB[1]&0x11 != 0 {
 		return t.check(invalidFieldInCDB)
@@ -140,7 +141,7 @@ func release6(t *task) outcome {
 	return t.good()
 }
 
-// persistentIn begins a PERSISTENT RESERVE IN (SPC-4 6.16): the buffer, or nil with the result set. Allocation
+// persistentIn begins a PERSISTENT RESERVE IN (SPC-4): the buffer, or nil with the result set. Allocation
 // lengths below the header are refused, as in the reference.
 func persistentIn(t *task) []byte {
 	if binary.BigEndian.Uint16(t.command.CDB[7:]) < 8 {
@@ -155,7 +156,7 @@ func persistentReply(t *task, b []byte) outcome {
 	return t.reply(b, uint64(binary.BigEndian.Uint16(t.command.CDB[7:])))
 }
 
-// readKeys is READ KEYS (SPC-4 6.16.2).
+// readKeys is READ KEYS (SPC-4).
 func readKeys(t *task) outcome {
 	b := persistentIn(t)
 	if b == nil {
@@ -172,7 +173,7 @@ func readKeys(t *task) outcome {
 	return persistentReply(t, b)
 }
 
-// readReservation is READ RESERVATION (SPC-4 6.16.3).
+// readReservation is READ RESERVATION (SPC-4).
 func readReservation(t *task) outcome {
 	b := persistentIn(t)
 	if b == nil {
@@ -195,7 +196,7 @@ func readReservation(t *task) outcome {
 	return persistentReply(t, b)
 }
 
-// reportCapabilities is REPORT CAPABILITIES (SPC-4 6.16.4).
+// reportCapabilities is REPORT CAPABILITIES (SPC-4).
 func reportCapabilities(t *task) outcome {
 	b := persistentIn(t)
 	if b == nil {
@@ -207,7 +208,7 @@ func reportCapabilities(t *task) outcome {
 // transportIDBytes is the longest TransportID: an iSCSI name of 223 bytes, the ISID, padding.
 const transportIDBytes = 4 + 223 + len(",i,0x") + 12 + 4
 
-// readFullStatus is READ FULL STATUS (SPC-4 6.16.5).
+// readFullStatus is READ FULL STATUS (SPC-4).
 func readFullStatus(t *task) outcome {
 	b := persistentIn(t)
 	if b == nil {
@@ -234,7 +235,7 @@ func readFullStatus(t *task) outcome {
 	return persistentReply(t, b)
 }
 
-// transportID encodes the port as an iSCSI TransportID of format 01b (SPC-4 7.6.4.6).
+// transportID encodes the port as an iSCSI TransportID of format 01b (SPC-4).
 func (id portID) transportID() []byte {
 	name := fmt.Sprintf("%s,i,0x%x", id.name, id.isid)
 	n := max(20, (len(name)+1+3)&^3) // NUL-terminated, padded
@@ -267,7 +268,7 @@ type outParameters struct {
 	target     portID // REGISTER AND MOVE
 }
 
-// persistentOut is PERSISTENT RESERVE OUT (SPC-4 6.17).
+// persistentOut is PERSISTENT RESERVE OUT (SPC-4).
 func persistentOut(t *task) outcome {
 	o, code := parsePersistentOut(t)
 	if code != noSense {
@@ -353,7 +354,7 @@ func validKind(kind byte) bool {
 	return false
 }
 
-// register is REGISTER and REGISTER AND IGNORE EXISTING KEY (SPC-4 5.12.7, table 66). mu is held.
+// register is REGISTER and REGISTER AND IGNORE EXISTING KEY (SPC-4). mu is held.
 func (u *Unit) register(t *task, o outParameters, own *registration) outcome {
 	p := &u.persistent
 	if o.service == outRegister {
@@ -382,7 +383,7 @@ func (u *Unit) register(t *task, o outParameters, own *registration) outcome {
 }
 
 // unregister removes a registration, and the reservation if it goes with it; the other registered
-// nexuses of a registrants only reservation are told (SPC-4 5.12.11.2.3). mu is held.
+// nexuses of a registrants only reservation are told (SPC-4). mu is held.
 func (u *Unit) unregister(id portID) {
 	p := &u.persistent
 	held := p.holds(id)
@@ -415,7 +416,7 @@ func (u *Unit) attendRegistered(except portID, code senseCode) {
 	}
 }
 
-// reservePersistent is RESERVE (SPC-4 5.12.9). mu is held.
+// reservePersistent is RESERVE (SPC-4). mu is held.
 func (u *Unit) reservePersistent(t *task, o outParameters) outcome {
 	p := &u.persistent
 	if p.kind != 0 {
@@ -428,7 +429,7 @@ func (u *Unit) reservePersistent(t *task, o outParameters) outcome {
 	return t.good()
 }
 
-// releasePersistent is RELEASE (SPC-4 5.12.11.2.2). mu is held.
+// releasePersistent is RELEASE (SPC-4). mu is held.
 func (u *Unit) releasePersistent(t *task, o outParameters) outcome {
 	p := &u.persistent
 	if !p.holds(o.id) {
@@ -444,7 +445,7 @@ func (u *Unit) releasePersistent(t *task, o outParameters) outcome {
 	return t.good()
 }
 
-// preempt is PREEMPT and PREEMPT AND ABORT (SPC-4 5.12.11.2.4, 5.12.11.2.5). mu is held.
+// preempt is PREEMPT and PREEMPT AND ABORT (SPC-4). mu is held.
 func (u *Unit) preempt(t *task, o outParameters) outcome {
 	p := &u.persistent
 	replaced := p.kind != 0 && (p.allRegistrants() && o.other == 0 ||
@@ -498,7 +499,7 @@ func (u *Unit) abortPreempted(t *task, preempted []portID) outcome {
 	return waiting
 }
 
-// registerAndMove is REGISTER AND MOVE (SPC-4 5.12.8). mu is held.
+// registerAndMove is REGISTER AND MOVE (SPC-4). mu is held.
 func (u *Unit) registerAndMove(t *task, o outParameters) outcome {
 	p := &u.persistent
 	switch {

@@ -22,7 +22,7 @@ func (i *initiator) reserveOut(service, kind byte, key, other uint64) {
 	i.good(1, cdb, 0, list)
 }
 
-// TestAccessMatrix checks the tables of SPC-4 5.12.1 and SBC-3 4.17: which class of command passes for which
+// TestAccessMatrix checks the tables of SPC-4 and SBC-3: which class of command passes for which
 // nexus under which type of reservation. The holder is allowed everything.
 func TestAccessMatrix(t *testing.T) {
 	classes := map[string][]byte{
@@ -175,4 +175,86 @@ func FuzzTransportID(f *testing.F) {
 			t.Errorf("%+v came back as %+v, %v", id, again, ok)
 		}
 	})
+}
+
+func TestRegisterAndMove(t *testing.T) {
+	tg, u, a := disk(t, newMemory(1<<16))
+	b := attach(t, tg, 2, "iqn.2000-01.probe:b")
+	b.clear(1)
+	portOf := func(i *initiator) portID { return portID{i.nexus.InitiatorName, i.nexus.ISID, i.nexus.TargetTag} }
+	move := func(key, other uint64, flags byte, tag uint16, id []byte) (cdb, list []byte) {
+		cdb, list = reserveOut(outRegisterAndMove, 0, key, other)
+		list[17] = flags
+		binary.BigEndian.PutUint16(list[18:], tag)
+		binary.BigEndian.PutUint32(list[20:], uint32(len(id)))
+		list = append(list, id...)
+		cdb[8] = byte(len(list))
+		return cdb, list
+	}
+	expect := func(i *initiator, status sam.Status, code senseCode, cdb, list []byte) {
+		t.Helper()
+		i.expect(1, cdb, 0, list, status, code)
+	}
+	toB, toA := portOf(b).transportID(), portOf(a).transportID()
+
+	cdb, list := move(0xa, 0xb, 0, 1, toB)
+	expect(a, sam.ReservationConflict, noSense, cdb, list) // not registered
+	a.reserveOut(outRegister, 0, 0, 0xa)
+	expect(a, sam.ReservationConflict, noSense, cdb, list) // not the holder
+	a.reserveOut(outReserve, writeExclusiveAllRegistrants, 0xa, 0)
+	expect(a, sam.ReservationConflict, noSense, cdb, list) // nor is one of all registrants
+	a.reserveOut(outRelease, writeExclusiveAllRegistrants, 0xa, 0)
+	a.reserveOut(outReserve, exclusiveAccess, 0xa, 0)
+	for name, bad := range map[string]struct {
+		other uint64
+		flags byte
+		tag   uint16
+		id    []byte
+	}{
+		"no key": {0, 0, 1, toB}, "to oneself": {0xb, 0, 1, toA}, "another port": {0xb, 0, 2, toB},
+		"APTPL": {0xb, 1, 1, toB}, "a TransportID cut short": {0xb, 0, 1, toB[4:]},
+	} {
+		t.Log(name)
+		cdb, list := move(0xa, bad.other, bad.flags, bad.tag, bad.id)
+		expect(a, sam.CheckCondition, invalidFieldInParameters, cdb, list)
+	}
+	cdb, list = move(0xa, 0xb, 2, 1, toB) // and unregister
+	expect(a, sam.Good, noSense, cdb, list)
+	b.good(1, cdb10(0x28, 0, 0, 1), 512, nil)
+	a.expect(1, cdb10(0x28, 0, 0, 1), 512, nil, sam.ReservationConflict, noSense)
+	if keys := b.good(1, []byte{0x5e, 0, 0, 0, 0, 0, 0, 0, 64, 0}, 64, nil); len(keys) != 16 || keys[15] != 0xb {
+		t.Errorf("keys % x", keys)
+	}
+	a.reserveOut(outRegister, 0, 0, 0xa)
+	cdb, list = move(0xb, 0xaa, 0, 1, toA) // to one registered already: its key changes
+	expect(b, sam.Good, noSense, cdb, list)
+	a.reserveOut(outRelease, exclusiveAccess, 0xaa, 0)
+	a.detach()
+	b.detach()
+	must(t, u.Close())
+}
+
+// TestHolderUnregisters: the reservation goes; the others are told of one of registrants only.
+func TestHolderUnregisters(t *testing.T) {
+	for kind, told := range map[byte]bool{
+		writeExclusive: false, exclusiveAccess: false,
+		writeExclusiveRegistrantsOnly: true, exclusiveAccessRegistrantsOnly: true,
+	} {
+		tg, u, a := disk(t, newMemory(1<<16))
+		b := attach(t, tg, 2, "iqn.2000-01.probe:b")
+		b.clear(1)
+		a.reserveOut(outRegister, 0, 0, 0xa)
+		b.reserveOut(outRegister, 0, 0, 0xb)
+		a.reserveOut(outReserve, kind, 0xa, 0)
+		a.reserveOut(outRegister, 0, 0xa, 0)
+		a.good(1, make([]byte, 6), 0, nil)
+		if told {
+			b.expect(1, make([]byte, 6), 0, nil, sam.CheckCondition, reservationsReleased)
+		}
+		b.good(1, cdb10(0x2a, 0, 0, 1), 0, make([]byte, 512))
+		a.good(1, cdb10(0x2a, 0, 0, 1), 0, make([]byte, 512))
+		a.detach()
+		b.detach()
+		must(t, u.Close())
+	}
 }

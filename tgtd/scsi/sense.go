@@ -5,7 +5,7 @@ import "encoding/binary"
 // senseCode is a sense key and an additional sense code with its qualifier: 0xKKAAQQ.
 type senseCode uint32
 
-// The sense codes in use (SPC-4 4.5.6, annex F).
+// The sense codes in use (SPC-4).
 const (
 	noSense                  senseCode = 0x000000
 	manualIntervention       senseCode = 0x020403 // LOGICAL UNIT NOT READY, MANUAL INTERVENTION REQUIRED
@@ -42,8 +42,8 @@ func (s senseCode) key() byte  { return byte(s >> 16) }
 func (s senseCode) asc() byte  { return byte(s >> 8) }
 func (s senseCode) ascq() byte { return byte(s) }
 
-// bytes encodes the code as fixed format sense data (SPC-4 4.5.3, 18 bytes) or descriptor format (SPC-4
-// 4.5.2, 8 bytes).
+// bytes encodes the code as fixed format sense data (SPC-4, 18 bytes) or descriptor format (8
+// bytes).
 func (s senseCode) bytes(descriptor bool) []byte {
 	if descriptor {
 		return []byte{0x72, s.key(), s.asc(), s.ascq(), 0, 0, 0, 0}
@@ -52,7 +52,7 @@ func (s senseCode) bytes(descriptor bool) []byte {
 		0x70, 0, s.key(), 0, 0, 0, 0, 10, 0, 0, 0, 0, s.asc(), s.ascq(), 0, 0, 0, 0)
 }
 
-// bytesWithInformation is bytes with a valid INFORMATION field (SPC-4 4.5.2.2, 4.5.3).
+// bytesWithInformation is bytes with a valid INFORMATION field (SPC-4).
 func (s senseCode) bytesWithInformation(descriptor bool, information uint64) []byte {
 	b := s.bytes(descriptor)
 	if descriptor {

@@ -247,8 +247,8 @@ func (t *task) replyBuffer(n int) []byte {
 	return b[:0]
 }
 
-// reply completes the command with data-in, cut to the allocation length and to what is expected (SPC-4
-// 4.3.5.6). data must have been built in the task's buffer or live as long as the command.
+// reply completes the command with data-in, cut to the allocation length and to what is expected.
+// data must have been built in the task's buffer or live as long as the command.
 func (t *task) reply(data []byte, allocation uint64) outcome {
 	n := min(uint64(len(data)), allocation)
 	t.moved = n

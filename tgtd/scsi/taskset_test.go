@@ -346,3 +346,45 @@ func TestManyAtOnce(t *testing.T) {
 		t.Errorf("%d bytes of buffers were not given back", n)
 	}
 }
+
+// gate is an ordered store whose Submit can be stopped half-way.
+type gate struct {
+	*memory
+	entered, leave chan struct{}
+}
+
+func (g gate) Submit(io *backstore.IO) {
+	g.memory.Submit(io)
+	g.entered <- struct{}{}
+	<-g.leave
+}
+
+// TestAbortDuringSubmit: on an ordered store the answer waits for Submit to return, and for no more.
+func TestAbortDuringSubmit(t *testing.T) {
+	m := newMemory(1 << 16)
+	m.info.Ordered = true
+	_, u, i := disk(t, gate{m, make(chan struct{}), make(chan struct{})})
+	g := u.medium.store.(gate)
+	m.hold()
+	started := make(chan (<-chan result), 1)
+	go func() { started <- i.write(0, sam.Simple, 77) }()
+	<-g.entered
+	response := manage(&initiator{t: t, target: i.target, nexus: i.nexus}, sam.AbortTask, 1, 77)
+	if len(response) != 0 {
+		t.Fatal("ABORT TASK was answered while the request might still follow a later one")
+	}
+	g.leave <- struct{}{}
+	if r := <-response; r != sam.FunctionComplete {
+		t.Errorf("response %d", r)
+	}
+	victim := <-started
+	if len(victim) != 0 {
+		t.Error("the command ended before its request")
+	}
+	m.release()
+	if r := <-victim; !r.aborted {
+		t.Error("the command was not marked as aborted")
+	}
+	i.detach()
+	must(t, u.Close())
+}

@@ -165,6 +165,9 @@ func newUnit(o UnitOptions) *Unit {
 	u.attrs.Store(a)
 	if o.Store != nil {
 		u.medium = newMedium(o.Store)
+		if u.medium.info.AlwaysThin {
+			u.change(func(a *attributes) { a.thin = true })
+		}
 	}
 	return u
 }
@@ -283,7 +286,7 @@ func (u *Unit) connect(n *nexus, attention senseCode) *itl {
 }
 
 // disconnect ends a nexus: d waits for its tasks, which are aborted; what it reserved by RESERVE(6)
-// and its removal lock go. Registrations stay (SPC-4 5.12.5).
+// and its removal lock go. Registrations stay (SPC-4).
 func (u *Unit) disconnect(it *itl, d *drain) {
 	u.mu.Lock()
 	defer u.mu.Unlock()

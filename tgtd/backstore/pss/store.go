@@ -197,7 +197,7 @@ func (s *store) watch(interval time.Duration, resized func()) {
 func (s *store) Info() backstore.Info {
 	return backstore.Info{
 		Bytes: s.volume.Size(), PhysicalSize: op.BlockSize,
-		Thin: true, Ordered: true, Durable: true,
+		Thin: true, AlwaysThin: true, Ordered: true, Durable: true,
 	}
 }
 

@@ -199,7 +199,8 @@ func (m *openedMedium) alignment(d descriptor) {
 	if err := unix.Statx(d.fd, "", unix.AT_EMPTY_PATH, unix.STATX_DIOALIGN, &st); err != nil {
 		return
 	}
-	if st.Mask&unix.STATX_DIOALIGN != 0 && powerOfTwo(int(st.Dio_offset_align)) && powerOfTwo(int(st.Dio_mem_align)) {
+	if st.Mask&unix.STATX_DIOALIGN != 0 &&
+		powerOfTwo(int(st.Dio_offset_align)) && powerOfTwo(int(st.Dio_mem_align)) {
 		m.align, m.memAlign = int64(st.Dio_offset_align), int64(st.Dio_mem_align)
 	}
 }

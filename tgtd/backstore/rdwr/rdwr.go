@@ -82,9 +82,9 @@ type worker struct {
 }
 
 // Open opens the file or block device at o.Path for reading and writing, or for reading only when the
-// system does not allow more. Directories, pipes and character devices are refused. The size is read anew by
-// each Info, so Resized is never called: growth shows when it is asked for. Options (--bsopts) have no meaning
-// for this type, as in the reference; they are refused with backstore.ErrOption when not empty.
+// system does not allow more. Directories, pipes and character devices are refused. The size is read anew
+// by each Info, so Resized is never called: growth shows when it is asked for. Options (--bsopts) have no
+// meaning for this type; they are refused with backstore.ErrOption when not empty.
 func Open(o backstore.Options) (backstore.Store, error) {
 	if o.Options != "" {
 		return nil, fmt.Errorf("open %q: %w: rdwr takes no --bsopts", o.Path, backstore.ErrOption)
