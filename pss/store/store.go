@@ -342,7 +342,8 @@ func (s *Store) gate(o *object, chunk uint32) *gate {
 func (s *Store) passGates() {
 	for i := range s.gates {
 		s.gates[i].Lock()
-		s.gates[i].Unlock() //nolint:staticcheck // waiting is the purpose
+		//lint:ignore SA2001 waiting is the purpose
+		s.gates[i].Unlock()
 	}
 }
 

@@ -5,9 +5,9 @@
 //
 // # The path of one write
 //
-//  1. A connection's reader goroutine (conn.go, reader.go) reads ahead, takes a header from its buffer and a task
-//     from the pool (task.go); immediate data is copied from the read-ahead buffer into the task's buffer,
-//     larger data is read from the socket straight to it.
+//  1. A connection's reader goroutine (conn.go, reader.go) reads ahead and takes a header from its buffer
+//     and a task from the pool (task.go). Immediate data is copied from the read-ahead buffer into the
+//     task's buffer; larger data is read from the socket straight to it.
 //  2. The command finds its turn in the session's command window (session.go). Data still missing is asked
 //     for by R2Ts; Data-Out PDUs find the task in the connection's table of gathering commands.
 //  3. With all data there the reader calls sam.Target.Execute, which does not wait.

@@ -396,8 +396,8 @@ func (c *conn) dataOut() error {
 }
 
 // place checks where a Data-Out belongs: the index of its burst, or -1 for unsolicited data. One that is
-// out of sequence makes the command refused, once all of its data has come by (RFC 7143 7.7); other errors end the
-// connection.
+// out of sequence makes the command refused, once all of its data has come by (RFC 7143 7.7); other
+// errors end the connection.
 func (t *task) place(p *pdu.DataOut, n int, a *agreement) (int, error) {
 	bad := func(what string) error {
 		return fmt.Errorf("%w: Data-Out for tag %08x, %s: transfer tag %08x, DataSN %d, offset %d, %d bytes",

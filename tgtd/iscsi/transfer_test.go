@@ -340,6 +340,36 @@ func TestRefusedData(t *testing.T) {
 	}
 }
 
+// TestMalformedCommands: each of these ends the connection, after a Reject, and nothing is executed.
+func TestMalformedCommands(t *testing.T) {
+	for _, x := range []struct {
+		what   string
+		change func(*pdu.SCSICommand, *pdu.PDU)
+	}{
+		{"more data than expected", func(_ *pdu.SCSICommand, u *pdu.PDU) { u.Data = make([]byte, 1024) }},
+		{"data for a read", func(c *pdu.SCSICommand, _ *pdu.PDU) { c.Read, c.Write = true, false }},
+		{"unknown additional header", func(_ *pdu.SCSICommand, u *pdu.PDU) { u.AHS = []byte{0, 1, 9, 0} }},
+		{"additional header cut short", func(_ *pdu.SCSICommand, u *pdu.PDU) { u.AHS = []byte{0, 9, 1, 0} }},
+		{"segment too long", func(_ *pdu.SCSICommand, u *pdu.PDU) { u.Data = make([]byte, 8193) }},
+	} {
+		d, _, disk := oneTarget()
+		_, p := testServer(t, d, nil)
+		c := newClient(t, p).ready()
+		arrived := disk.watch(1)
+		req, u := write10(0, 1), pdu.PDU{Data: make([]byte, 512)}
+		req.Final, req.InitiatorTag, req.CmdSN = true, 5, c.cmdSN
+		x.change(&req, &u)
+		req.Encode(&u.Header)
+		c.must(c.send(&u))
+		if before := c.ended(); len(before) != 1 || before[0].Header.Opcode() != pdu.OpReject {
+			t.Errorf("%s: before the end: %v", x.what, before)
+		}
+		if len(arrived) > 0 {
+			t.Errorf("%s: executed", x.what)
+		}
+	}
+}
+
 // TestLateDataIsPassedOver: Data-Out for a command that has ended does no harm.
 func TestLateDataIsPassedOver(t *testing.T) {
 	d, _, _ := oneTarget()

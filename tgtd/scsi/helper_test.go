@@ -142,12 +142,10 @@ type memory struct {
 	fail     func(*backstore.IO) error
 	caw      bool
 	closed   bool
-	arrivals sync.Cond
 }
 
 func newMemory(size int) *memory {
 	m := &memory{bytes: make([]byte, size)}
-	m.arrivals.L = &m.mu
 	return m
 }
 
@@ -174,7 +172,6 @@ func (m *memory) Submit(io *backstore.IO) {
 	m.log = append(m.log, *io)
 	if m.holding {
 		m.held = append(m.held, io)
-		m.arrivals.Broadcast()
 		m.mu.Unlock()
 		return
 	}
@@ -223,15 +220,6 @@ func (m *memory) hold() {
 	m.mu.Lock()
 	m.holding = true
 	m.mu.Unlock()
-}
-
-// wait returns when n requests are held back.
-func (m *memory) wait(n int) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for len(m.held) < n {
-		m.arrivals.Wait()
-	}
 }
 
 // release completes what is held back and holds no more.

@@ -302,6 +302,11 @@ func FuzzRead(f *testing.F) {
 				t.Errorf("%q became %q, %v", kvs, twice, err)
 			}
 		}
-		DecodeLUN(p.Header.LUN())
+		if lun, ok := DecodeLUN(p.Header.LUN()); ok {
+			raw, fits := EncodeLUN(lun)
+			if back, same := DecodeLUN(raw); fits && (!same || back != lun) {
+				t.Errorf("LUN %d became %d", lun, back)
+			}
+		}
 	})
 }
