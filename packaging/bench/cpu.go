@@ -78,7 +78,7 @@ func parseStat(text string) (time.Duration, error) {
 
 // usage is processor time, of all since some moment.
 type usage struct {
-	at                       time.Time
+	at                     time.Time
 	servers, load, machine time.Duration
 }
 

@@ -46,6 +46,8 @@ type load struct {
 	into       atomic.Pointer[latencies]
 	stopping   atomic.Bool
 	running    sync.WaitGroup // slots
+	drained    chan struct{}  // closed when no slot runs any more
+	watching   sync.WaitGroup // who closes drained
 
 	mu     sync.Mutex
 	err    error
@@ -63,7 +65,8 @@ type slot struct {
 
 // newLoad logs in and makes everything ready; seed decides which places random tests go to.
 func newLoad(ctx context.Context, t test, u unit, seed uint64) (*load, error) {
-	l := &load{test: t, unit: u, chunks: uint64(u.bytes) / uint64(t.bytes), slots: make([]slot, t.depth), failed: make(chan struct{})}
+	l := &load{test: t, unit: u, chunks: uint64(u.bytes) / uint64(t.bytes), slots: make([]slot, t.depth),
+		failed: make(chan struct{}), drained: make(chan struct{})}
 	if l.chunks == 0 {
 		return nil, fmt.Errorf("%s: %d bytes hold no I/O of %d", t.name, u.bytes, t.bytes)
 	}
@@ -119,23 +122,50 @@ func (l *load) start(h *latencies) {
 		s.start = time.Since(l.began)
 		l.session.Submit(&s.task)
 	}
+	l.watching.Go(func() {
+		l.running.Wait()
+		close(l.drained)
+	})
 }
 
 // record lets the latencies of what completes from now on go to h.
 func (l *load) record(h *latencies) { l.into.Store(h) }
 
-// stop lets what is under way complete, logs out, and returns the first error of all.
-func (l *load) stop() error {
-	l.stopping.Store(true)
-	l.running.Wait()
-	return l.close()
+// wait waits for so long, or until the load fails or the context ends.
+func (l *load) wait(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-l.failed:
+		return nil // stop tells why
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
-// close ends the session, with whatever is under way.
-func (l *load) close() error {
+// stop lets what is under way complete, logs out, and returns the first error of the load.
+func (l *load) stop(ctx context.Context) error {
+	l.stopping.Store(true)
+	return l.finish(ctx, drainTimeout)
+}
+
+// finish waits until no slot runs any more, and ends the session with whatever still does when the time is
+// over.
+func (l *load) finish(ctx context.Context, limit time.Duration) error {
+	t := time.NewTimer(limit)
+	defer t.Stop()
+	select {
+	case <-l.drained:
+	case <-ctx.Done():
+		l.fail(ctx.Err())
+	case <-t.C:
+		l.fail(errStuck)
+	}
 	l.stopping.Store(true)
 	err := l.session.Close()
-	l.running.Wait()
+	l.watching.Wait()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.err != nil {
@@ -224,25 +254,13 @@ func fillTest() test {
 	return test{name: "fill", title: "filling", bytes: 1 << 20, depth: 4, sequential: true}
 }
 
-// fill gives a unit its content.
-func fill(ctx context.Context, u unit) error {
+// fill gives a unit its content, within a time.
+func fill(ctx context.Context, u unit, limit time.Duration) error {
 	l, err := newLoad(ctx, fillTest(), u, 0)
 	if err != nil {
 		return err
 	}
 	l.once = true
 	l.start(new(latencies))
-	filled := make(chan struct{})
-	go func() {
-		l.running.Wait()
-		close(filled)
-	}()
-	select {
-	case <-filled:
-	case <-ctx.Done():
-		err = ctx.Err()
-	}
-	err = errors.Join(err, l.close())
-	<-filled
-	return err
+	return l.finish(ctx, limit)
 }

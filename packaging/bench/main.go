@@ -142,10 +142,7 @@ func bench(ctx context.Context, s settings, stdout, stderr io.Writer) (err error
 	if err := lab.start(ctx, say); err != nil {
 		return err
 	}
-	r.LeftOut = lab.leftOut
-	if r.IdleCores, err = lab.idle(ctx); err != nil {
-		return err
-	}
+	r.LeftOut, r.IdleCores = lab.leftOut, lab.idleCores()
 	measured, err := lab.measure(ctx, s.seconds, s.rounds, say)
 	r.evaluate(measured)
 	if s.json {

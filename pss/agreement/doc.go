@@ -12,10 +12,10 @@
 //
 // A master may answer a read without asking anybody while no other server can have become master.
 // Every heartbeat carries the master's clock; its response echoes it. A core server that took a
-// heartbeat refuses every vote for an election time-out, and a server that has just started refuses
-// votes for as long, since it may have forgotten that it took one. So from the newest clock reading
-// that a majority has echoed, no other master can be elected for an election time-out of the
-// followers' clocks, which may run faster than ours by at most MaxDrift. A hand-over of the
-// mastership overrides the followers' refusal, so it voids the lease for the rest of the term; reads
-// then wait for a majority to echo a heartbeat that was sent after they came.
+// heartbeat promises to refuse every vote for an election time-out less a tick, whatever it hears
+// meanwhile, and a server that has just started refuses votes for an election time-out, since it may
+// have forgotten a promise. So from the newest clock reading that a majority has echoed, no other
+// master can be elected for so long on the followers' clocks, which may run faster than ours by at most
+// MaxDrift. A hand-over of the mastership overrides the promise, so it voids the lease for the rest of
+// the term; reads then wait for a majority to echo a heartbeat that was sent after they came.
 package agreement

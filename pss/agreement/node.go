@@ -42,10 +42,14 @@ var LAN = Timing{Tick: 25 * time.Millisecond, Heartbeat: 2, Election: 12}
 // electionTimeout is the shortest time after which a follower may vote against a silent master.
 func (t Timing) electionTimeout() time.Duration { return t.Tick * time.Duration(t.Election) }
 
-// lease is how long a master may trust a heartbeat that a majority took. A follower counts ticks,
-// so its time-out may begin up to one tick late and end up to one tick early.
+// promise is how long a server that took a heartbeat refuses votes, and does not stand for election
+// itself. A server counts ticks towards its own candidacy, and the first of them may come at once.
+func (t Timing) promise() time.Duration { return t.electionTimeout() - t.Tick }
+
+// lease is how long a master may trust a heartbeat that a majority took: what they promised, less a
+// tick to spare and what their clocks may run faster.
 func (t Timing) lease() time.Duration {
-	d := t.electionTimeout() - 2*t.Tick
+	d := t.promise() - t.Tick
 	return d - time.Duration(float64(d)*MaxDrift)
 }
 
@@ -130,7 +134,7 @@ type Node struct {
 
 	now      time.Duration // newest time any input carried
 	lastTick time.Duration
-	votesAt  time.Duration // votes are refused until then: see the package comment
+	votesAt  time.Duration // votes are refused until then: a promise to the master, see the package comment
 
 	term     uint64
 	stamps   map[uint64]time.Duration // stamp of the newest heartbeat taken from each member
@@ -197,18 +201,26 @@ func (n *Node) Tick(now time.Duration) {
 	n.raft.Tick()
 }
 
+// handOverVote marks, in raft, a request for a vote that follows a hand-over of the mastership.
+const handOverVote = "CampaignTransfer"
+
 // Step takes a message from another server. stamp and echo are what came along with it (Outgoing): a
 // heartbeat carries its sender's clock, and a response echoes that of the heartbeat that was taken.
+// Messages that no server of a cell sends are passed over.
 func (n *Node) Step(now time.Duration, m raftpb.Message, stamp, echo time.Duration) error {
 	n.now = max(n.now, now)
 	switch m.Type {
 	case raftpb.MsgVote, raftpb.MsgPreVote:
-		if now < n.votesAt {
+		// raft refuses votes while it knows a master, but forgets the master with the first message of a
+		// higher term. The promise to the master was about time, whatever else was heard since. A master
+		// that handed over has no lease any more, and nobody owes it anything.
+		if n.now < n.votesAt && string(m.Context) != handOverVote {
 			return nil
 		}
 	case raftpb.MsgHeartbeat:
 		if m.Term >= n.raft.BasicStatus().Term { // an older one will not be taken
 			n.stamps[m.From] = stamp
+			n.votesAt = max(n.votesAt, n.now+n.timing.promise())
 		}
 	case raftpb.MsgHeartbeatResp:
 		n.observeTerm()
@@ -216,6 +228,12 @@ func (n *Node) Step(now time.Duration, m raftpb.Message, stamp, echo time.Durati
 			n.echoes[m.From] = echo
 			n.prove()
 		}
+	case raftpb.MsgApp, raftpb.MsgAppResp, raftpb.MsgSnap, raftpb.MsgVoteResp, raftpb.MsgPreVoteResp,
+		raftpb.MsgTimeoutNow:
+	default:
+		// Proposals, questions and wishes for a hand-over enter at the master only: a hand-over that it did
+		// not begin itself would not end its lease.
+		return nil
 	}
 	if err := n.raft.Step(m); err != nil && !errors.Is(err, raft.ErrStepPeerNotFound) {
 		return fmt.Errorf("message %v from %d: %w", m.Type, m.From, err)
@@ -392,8 +410,12 @@ func (n *Node) View() View {
 	return v
 }
 
-// HandOver offers the mastership to another server. Reads by lease end at once.
+// HandOver offers the mastership to another server. Reads by lease end at once. It does nothing on a
+// server that is not master: raft would pass the wish on to the master, whose lease it would not end.
 func (n *Node) HandOver(to cell.ID) {
+	if n.raft.BasicStatus().RaftState != raft.StateLeader {
+		return
+	}
 	n.observeTerm()
 	n.handover = true
 	n.raft.TransferLeader(to.Raft())

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -68,7 +69,11 @@ type CatchUp struct {
 	told raftpb.Message // the master's word that started it
 	got  *Manifest      // set when everything is staged
 	sent bool           // given to agreement
+	void atomic.Bool    // not wanted any more: who carries it out may end it
 }
+
+// errVoid ends a catch-up that is not wanted any more.
+var errVoid = errors.New("the log reached this server meanwhile")
 
 func (c *Core) lag(m raftpb.Message) {
 	if c.behind == nil {
@@ -95,7 +100,19 @@ func (c *Core) catchUp(out *Output) error {
 		b.Staging, b.Since = st, c.store.Index()
 		out.CatchUp = b
 		return nil
-	case b.got == nil || b.sent || !c.view.Known || c.view.Self:
+	case b.sent:
+		return nil
+	case b.got == nil:
+		// While it lasts no checkpoint is made. Entries that fill the memory meanwhile show that this
+		// server is fed from the log: then it does not need what it is fetching.
+		if c.full() {
+			b.void.Store(true)
+		}
+		return nil
+	case b.got.Index <= c.applied || c.full(): // a master, too, applies everything soon
+		c.behind = nil
+		return b.Staging.Abandon()
+	case !c.view.Known || c.view.Self:
 		return nil
 	}
 	members, _, err := decodeMeta(b.got.Meta)
@@ -128,6 +145,9 @@ func (c *Core) catchUp(out *Output) error {
 // CaughtUp tells how carrying out Output.CatchUp ended.
 func (c *Core) CaughtUp(m *Manifest, err error) error {
 	b := c.behind
+	if b.void.Load() {
+		err = errVoid
+	}
 	if err == nil && m.Index > c.applied {
 		b.got = m
 		return nil
@@ -188,6 +208,31 @@ type Source interface {
 
 // ErrMoved reports that a source's checkpoint is not the one its manifest told of any more.
 var ErrMoved = errors.New("the source made a new checkpoint")
+
+// voidSource is a Source that ends with the catch-up it is for.
+type voidSource struct {
+	Source
+	b *CatchUp
+}
+
+func (v voidSource) Manifest(since uint64) (*Manifest, error) {
+	if v.b.void.Load() {
+		return nil, errVoid
+	}
+	return v.Source.Manifest(since)
+}
+
+func (v voidSource) Image(ref ChunkRef, want *store.Blocks, img *store.Image) error {
+	if v.b.void.Load() {
+		return errVoid
+	}
+	return v.Source.Image(ref, want, img)
+}
+
+// Pull stages everything that src has and this server has not, or ends when that is not wanted any more.
+func (b *CatchUp) Pull(src Source) (*Manifest, error) {
+	return Pull(b.Staging, b.Since, voidSource{src, b})
+}
 
 // Pull stages everything that src has and the server with this staging has not. The source goes on
 // working and may make checkpoints meanwhile; what these changed is fetched in another round, until one

@@ -18,9 +18,10 @@ import (
 // Named limits of one client connection. Where one is reached the server stops reading from it.
 const (
 	maxClientProposals = 2 * op.Window // operations taken and not answered
-	maxClientBytes     = 64 << 20      // bytes of these
+	maxClientBytes     = 64 << 20      // bytes of these, and of the reads that wait
 	maxClientReplies   = 16 << 20      // bytes of replies waiting to be written
-	maxClientReads     = 1024          // reads waiting for the lease
+	maxClientReads     = 1024          // reads and queries waiting for the lease, or for the disk after it
+	maxGather          = 2 << 20       // bytes read in answer to frames that came together, before they are sent
 )
 
 // client is one connection of a client.

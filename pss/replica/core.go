@@ -21,10 +21,11 @@ import (
 const (
 	maxBatchEntries = 1024    // proposals given to agreement at once
 	maxBatchBytes   = 4 << 20 // bytes of proposals given to agreement at once
-	// MaxQueuedProposals is how many proposals may wait for agreement; the caller keeps clients from
-	// sending more than their windows, so reaching it is refused as NotMaster would be.
+	// MaxQueuedProposals and MaxQueuedBytes are how much may wait for agreement. The caller keeps each
+	// client within a window; what all windows together bring beyond these is refused as NotMaster would be.
 	MaxQueuedProposals = 64 << 10
-	// MaxQueuedReads is how many reads may wait for the lease.
+	MaxQueuedBytes     = 1 << 30
+	// MaxQueuedReads is how many reads may wait for the lease; more are refused in the same way.
 	MaxQueuedReads = 64 << 10
 	// keptCheckpoints is how many checkpoints back the log is kept for servers that lag.
 	keptCheckpoints = 3
@@ -282,12 +283,26 @@ func (c *Core) observe(out *Output) {
 }
 
 // refuseQueue sends the clients of all operations that were not proposed yet to the master.
-func (c *Core) refuseQueue(out *Output) {
-	for _, p := range c.queue {
+func (c *Core) refuseQueue(out *Output) { c.refuseFrom(0, out) }
+
+// refuseFrom refuses the queue from one place on: what a client sent later must not be taken either.
+func (c *Core) refuseFrom(at int, out *Output) {
+	for _, p := range c.queue[at:] {
 		out.Replies = append(out.Replies, Reply{Origin: p.Origin, NotMaster: true, Bytes: len(p.Op)})
 	}
-	clear(c.queue)
-	c.queue = c.queue[:0]
+	clear(c.queue[at:])
+	c.queue = c.queue[:at]
+}
+
+// limitQueue refuses what is beyond the limits of the queue.
+func (c *Core) limitQueue(out *Output) {
+	bytes := 0
+	for i := range c.queue {
+		if bytes += len(c.queue[i].Op); i >= MaxQueuedProposals || bytes > MaxQueuedBytes {
+			c.refuseFrom(i, out)
+			return
+		}
+	}
 }
 
 // propose gives waiting operations to agreement, as many at once as there are.
@@ -310,6 +325,7 @@ func (c *Core) propose(out *Output) (bool, error) {
 	}
 	first, term, err := c.node.Propose(entries, &c.agreed)
 	if errors.Is(err, agreement.ErrRefused) {
+		c.limitQueue(out)
 		return false, nil // too much under way, or a hand-over: they wait
 	}
 	if err != nil {
@@ -338,7 +354,7 @@ func (c *Core) propose(out *Output) (bool, error) {
 func (c *Core) apply(out *Output) (bool, error) {
 	any := false
 	for len(c.commits) > 0 {
-		if active, _ := c.store.OverlayBytes(); active >= c.cfg.OverlayBytes && c.flushing {
+		if c.full() && (c.flushing || c.fetching()) {
 			break
 		}
 		commit := &c.commits[0]
@@ -357,6 +373,15 @@ func (c *Core) apply(out *Output) (bool, error) {
 	}
 	return any, nil
 }
+
+// full says that there is as much in memory as there may be.
+func (c *Core) full() bool {
+	active, _ := c.store.OverlayBytes()
+	return active >= c.cfg.OverlayBytes
+}
+
+// fetching says that a catch-up is under way, so that no checkpoint can begin.
+func (c *Core) fetching() bool { return c.behind != nil && c.behind.Staging != nil && !c.behind.sent }
 
 func (c *Core) applyEntry(e *raftpb.Entry, out *Output) error {
 	if e.Index != c.applied+1 {
@@ -423,14 +448,18 @@ func (c *Core) answerReads(out *Output) error {
 		c.reads = c.reads[:0]
 		return nil
 	}
-	if !c.ready {
-		return nil
-	}
 	lease, proven := c.node.Lease(), c.node.Proven()
+	if !c.ready {
+		lease, proven = 0, 0
+	}
 	keep := c.reads[:0]
 	for _, r := range c.reads {
 		if c.now >= lease && r.at > proven {
-			keep = append(keep, r)
+			if len(keep) < MaxQueuedReads {
+				keep = append(keep, r)
+			} else {
+				out.Replies = append(out.Replies, Reply{Origin: r.Origin, NotMaster: true})
+			}
 			continue
 		}
 		reply := Reply{Origin: r.Origin, Granted: true}

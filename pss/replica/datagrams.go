@@ -46,13 +46,16 @@ func (d *datagrams) resolve() {
 	for {
 		missing := false
 		for _, s := range d.r.opts.Cell.Servers {
-			a, err := net.ResolveUDPAddr("udp", s.UDPAddr())
+			found, err := net.DefaultResolver.LookupNetIP(d.r.ctx, "ip", s.Host)
+			if d.r.ctx.Err() != nil {
+				return
+			}
 			if err != nil {
 				missing = true
 				d.r.logger.Warn("can't resolve", "server", s.ID, "host", s.Host, "error", err)
 				continue
 			}
-			ap := a.AddrPort()
+			ap := netip.AddrPortFrom(preferred(found), uint16(s.UDPPort))
 			d.addrs[s.ID].Store(&ap)
 		}
 		if missing {
@@ -66,6 +69,16 @@ func (d *datagrams) resolve() {
 		case <-t.C:
 		}
 	}
+}
+
+// preferred is the first IPv4 address of a host, or its first one, as net.Dial chooses.
+func preferred(found []netip.Addr) netip.Addr {
+	for _, a := range found {
+		if a = a.Unmap(); a.Is4() {
+			return a
+		}
+	}
+	return found[0]
 }
 
 // send sends an urgent message. Its caller holds the Replica's lock.
@@ -125,6 +138,10 @@ func (d *datagrams) takeRaft(dg *wire.Datagram) error {
 	m, err := wire.ParseRaft(dg.Body)
 	if err != nil {
 		return err
+	}
+	// Nothing else travels so. In particular no entries: they would be kept, and the buffer is used again.
+	if o := (agreement.Outgoing{Message: m}); !o.Urgent() || len(m.Entries) > 0 || m.Snapshot != nil {
+		return fmt.Errorf("%w: %v in a datagram", wire.ErrProtocol, m.Type)
 	}
 	m.Context = append([]byte(nil), m.Context...) // the buffer is used again
 	if err := d.r.check(&m, sender); err != nil {

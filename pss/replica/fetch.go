@@ -40,7 +40,7 @@ func (r *Replica) fetchAll(b *CatchUp) (*Manifest, error) {
 	}
 	defer conn.Close()
 	defer r.closeWith(conn)()
-	return Pull(b.Staging, b.Since, &remoteSource{conn: conn, w: wire.NewWriter(conn), rd: wire.NewReader(conn)})
+	return b.Pull(&remoteSource{conn: conn, w: wire.NewWriter(conn), rd: wire.NewReader(conn)})
 }
 
 // remoteSource is another server as a Source.

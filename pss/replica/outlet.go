@@ -114,10 +114,14 @@ func (o *outlet) write() bool {
 	return true
 }
 
-// waiting is the number of bytes that are added and not being written yet.
+// waiting is the number of bytes that are added and not being written yet; none when nothing will be
+// written any more.
 func (o *outlet) waiting() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.err != nil {
+		return 0
+	}
 	return o.writers[o.adding].Buffered()
 }
 

@@ -116,6 +116,7 @@ func (p *peer) dial() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer p.r.closeWith(conn)()
 	if err := p.introduce(conn); err != nil {
 		conn.Close()
 		return nil, err

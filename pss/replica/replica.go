@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,12 +23,13 @@ import (
 
 // Named limits of the runtime.
 const (
-	maxConnections = 1024 // TCP connections taken at the same time
-	// DefaultCheckpointBytes, DefaultOverlayBytes and DefaultCheckpointEvery are what a server runs with.
+	maxConnections = 1024                // TCP connections taken at the same time
+	maxClients     = maxConnections - 64 // of them, clients'; the rest is for the other servers and for greetings
+	// The Default… are what stands for the zero values of Options.
 	DefaultCheckpointBytes = 64 << 20
 	DefaultOverlayBytes    = 256 << 20
 	DefaultCheckpointEvery = 30 * time.Second
-	segmentBytes           = 64 << 20
+	DefaultSegmentBytes    = 64 << 20
 )
 
 // Options sets up a Replica.
@@ -37,6 +39,20 @@ type Options struct {
 	Root   string // folder of this server alone; made when it isn't there
 	Timing agreement.Timing
 	Logger *slog.Logger
+
+	// Sizes of the log and the store; zero values stand for the defaults.
+	CheckpointBytes int64         // of changed blocks in memory that begin a checkpoint
+	OverlayBytes    int64         // of changed blocks in memory at the most
+	CheckpointEvery time.Duration // between checkpoints at the most, while anything changes
+	SegmentBytes    int64         // of a log segment
+}
+
+func (o Options) withDefaults() Options {
+	o.CheckpointBytes = cmp.Or(o.CheckpointBytes, DefaultCheckpointBytes)
+	o.OverlayBytes = cmp.Or(o.OverlayBytes, DefaultOverlayBytes)
+	o.CheckpointEvery = cmp.Or(o.CheckpointEvery, DefaultCheckpointEvery)
+	o.SegmentBytes = cmp.Or(o.SegmentBytes, DefaultSegmentBytes)
+	return o
 }
 
 // Replica is one server of a cell: a Core with its log, its store, its clock and its sockets around it.
@@ -74,6 +90,7 @@ type Replica struct {
 // Open starts a server of the cell: it takes its root, recovers what the root holds, binds its ports
 // and joins the others. It returns when clients can connect; the cell may have no master yet.
 func Open(o Options) (*Replica, error) {
+	o = o.withDefaults()
 	self, ok := o.Cell.Server(o.ID)
 	if !ok {
 		return nil, fmt.Errorf("%s has no record of server %d", o.Cell.File, o.ID)
@@ -103,18 +120,18 @@ func (r *Replica) recover() error {
 	if r.rooted, err = disk.Lock(r.opts.Root); err != nil {
 		return err
 	}
-	if r.log, err = log.Open(fs, "log", log.Options{SegmentBytes: segmentBytes, Direct: true}); err != nil {
+	if r.log, err = log.Open(fs, "log", log.Options{SegmentBytes: r.opts.SegmentBytes, Direct: true}); err != nil {
 		return err
 	}
-	st, ckpt, err := OpenStore(fs, r.log, DefaultOverlayBytes)
+	st, ckpt, err := OpenStore(fs, r.log, r.opts.OverlayBytes)
 	if err != nil {
 		return err
 	}
 	r.store = st
 	r.core, err = NewCore(Config{
 		ID: r.opts.ID, Members: Members(r.opts.Cell), Timing: r.opts.Timing, Logger: r.logger,
-		CheckpointBytes: DefaultCheckpointBytes, OverlayBytes: DefaultOverlayBytes,
-		CheckpointEvery: DefaultCheckpointEvery,
+		CheckpointBytes: r.opts.CheckpointBytes, OverlayBytes: r.opts.OverlayBytes,
+		CheckpointEvery: r.opts.CheckpointEvery,
 	}, r.log, st, ckpt, r.now())
 	if err != nil {
 		return err
@@ -372,6 +389,7 @@ func (r *Replica) Close() error {
 	r.clients.Lock()
 	for c := range r.clients.all {
 		c.out.close()
+		c.end()
 	}
 	r.clients.Unlock()
 	for _, p := range r.peers {

@@ -253,7 +253,7 @@ func (s *server) catchUp(b *replica.CatchUp) {
 	if !w.calm && w.chance(4) {
 		s.disk.FailAfter(w.rng.IntN(40), disk.ErrCrashed)
 	}
-	m, err := replica.Pull(b.Staging, b.Since, replica.LocalSource(from.core))
+	m, err := b.Pull(replica.LocalSource(from.core))
 	s.disk.FailAfter(-1, nil)
 	w.tracef("server %d catches up from %d: %v", s.id, b.From, err)
 	if errors.Is(err, disk.ErrCrashed) {

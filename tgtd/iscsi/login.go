@@ -132,7 +132,7 @@ func (l *login) checkHeader(req *pdu.LoginRequest) LoginStatus {
 	case l.rounds > maxLoginRounds:
 		return l.refuse(InitiatorError, fmt.Errorf("more than %d login requests", maxLoginRounds))
 	case req.Continue && req.Transit:
-		return l.refuse(InitiatorError, errors.New("T and C bits together"))
+		return l.refuse(InitiatorError, errors.New("bits T and C together"))
 	case l.phase != phaseFirst && req.CSG != wantCSG,
 		l.phase == phaseFirst && req.CSG > pdu.StageOperational:
 		return l.refuse(InitiatorError, fmt.Errorf("stage %d out of order", req.CSG))

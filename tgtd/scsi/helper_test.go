@@ -134,14 +134,14 @@ func cdbCompare(flags byte, lba uint64, n byte) []byte {
 type memory struct {
 	info backstore.Info
 
-	mu       sync.Mutex
-	bytes    []byte
-	holding  bool
-	held     []*backstore.IO
-	log      []backstore.IO
-	fail     func(*backstore.IO) error
-	caw      bool
-	closed   bool
+	mu      sync.Mutex
+	bytes   []byte
+	holding bool
+	held    []*backstore.IO
+	log     []backstore.IO
+	fail    func(*backstore.IO) error
+	caw     bool
+	closed  bool
 }
 
 func newMemory(size int) *memory {
