@@ -17,6 +17,7 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 	sd "github.com/coreos/go-systemd/v22/daemon"
 
+	"github.com/paxos-iscsi/paxos-iscsi/pss/daemon"
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/iscsi"
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/mgmt"
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/mgmt/admin"
@@ -27,8 +28,8 @@ import (
 const maxThreads = 1024
 
 // run is the daemon from its start to its end; it returns the exit status. Complaints from before the log is
-// there go to early. ready is where a process waits that put the daemon into the background.
-func run(o options, early io.Writer, ready *readyPipe) int {
+// there go to early. news is where a process waits that put the daemon into the background.
+func run(o options, early io.Writer, news *daemon.News) int {
 	path, err := mgmt.SocketPath(os.LookupEnv, o.controlPort)
 	if err != nil {
 		return refuse(early, "managment path too long: "+path)
@@ -36,9 +37,9 @@ func run(o options, early io.Writer, ready *readyPipe) int {
 	log := newLogger(logSink(o, early), o.debug)
 	defer log.close()
 	defer ignoreSignals(log.Logger)()
-	d := &daemon{options: o, log: log, model: newModel(o, log, inherited(log.Logger))}
+	d := &program{options: o, log: log, model: newModel(o, log, inherited(log.Logger))}
 	defer d.closeModel()
-	return d.serve(path, early, ready)
+	return d.serve(path, early, news)
 }
 
 // refuse writes why the daemon can't start, in the form that tgt's users know: before its log is there, the program
@@ -46,15 +47,6 @@ func run(o options, early io.Writer, ready *readyPipe) int {
 func refuse(early io.Writer, why string) int {
 	fmt.Fprintf(early, "(null): ipc_init(0) %s\n", why)
 	return 1
-}
-
-// logSink is where the log goes: to stderr with -f, else to syslog.
-func logSink(o options, stderr io.Writer) sink {
-	s := &stderrSink{w: stderr}
-	if o.foreground {
-		return s
-	}
-	return newSyslogSink(dialSyslog, s)
 }
 
 // ignoreSignals takes SIGTERM and SIGPIPE in and pays no attention to them; the returned function ends that. SIGINT
@@ -109,8 +101,8 @@ func newModel(o options, log *logger, listeners []net.Listener) *target.Model {
 	})
 }
 
-// daemon is the running program.
-type daemon struct {
+// program is the running daemon.
+type program struct {
 	options
 	log    *logger
 	model  *target.Model
@@ -118,7 +110,7 @@ type daemon struct {
 }
 
 // closeModel closes portals, sessions and stores, once.
-func (d *daemon) closeModel() {
+func (d *program) closeModel() {
 	if d.closed {
 		return
 	}
@@ -129,7 +121,7 @@ func (d *daemon) closeModel() {
 }
 
 // serve opens the management socket and serves until the model is told to stop.
-func (d *daemon) serve(path string, early io.Writer, ready *readyPipe) int {
+func (d *program) serve(path string, early io.Writer, news *daemon.News) int {
 	server, err := d.listen(path)
 	switch {
 	case errors.Is(err, mgmt.ErrLocked):
@@ -142,19 +134,19 @@ func (d *daemon) serve(path string, early io.Writer, ready *readyPipe) int {
 	raiseLimits(early)
 	d.model.StartDriver()
 	server.Serve()
-	if ready != nil && d.pidFile != "" {
+	if news != nil && d.pidFile != "" {
 		if err := os.WriteFile(d.pidFile, []byte(strconv.Itoa(os.Getpid())), 0o644); err != nil {
 			d.log.Error("the pid file can't be written", "err", err)
 		}
 	}
-	if err := ready.report(); err != nil {
+	if err := news.Ready(); err != nil {
 		d.log.Error("who started the daemon does not hear of it", "err", err)
 	}
 	d.notify(sd.SdNotifyReady)
 
 	<-d.model.Stopped()
 	d.notify(sd.SdNotifyStopping)
-	if ready != nil && d.pidFile != "" {
+	if news != nil && d.pidFile != "" {
 		if err := os.Remove(d.pidFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			d.log.Error("the pid file can't be removed", "err", err)
 		}
@@ -168,7 +160,7 @@ func (d *daemon) serve(path string, early io.Writer, ready *readyPipe) int {
 }
 
 // listen opens the management socket, in a folder of its own where that is the usual one.
-func (d *daemon) listen(path string) (*mgmt.Server, error) {
+func (d *program) listen(path string) (*mgmt.Server, error) {
 	if _, own := os.LookupEnv(mgmt.BaseEnv); !own {
 		if err := os.Mkdir(filepath.Dir(path), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, fmt.Errorf("making the folder of the management socket: %w", err)
@@ -178,7 +170,7 @@ func (d *daemon) listen(path string) (*mgmt.Server, error) {
 }
 
 // notify tells systemd; without systemd nothing happens.
-func (d *daemon) notify(state string) {
+func (d *program) notify(state string) {
 	if _, err := sd.SdNotify(false, state); err != nil {
 		d.log.Error("systemd can't be told", "state", state, "err", err)
 	}

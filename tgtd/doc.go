@@ -5,8 +5,8 @@
 // # From start to end
 //
 //  1. options.go reads the command line as getopt_long would and refuses it in tgt's words.
-//  2. Unless -f or -D is given, background.go starts the daemon as a session of its own and waits until it
-//     is ready. (A Go program can't fork: it runs itself again.)
+//  2. Unless -f or -D is given, main.go starts the daemon as a session of its own and waits until it is
+//     ready. (A Go program can't fork: it runs itself again, see pss/daemon.)
 //  3. daemon.go takes the lock and opens the management socket, raises limits, opens the
 //     portals, and only then serves requests and tells systemd that it is ready.
 //  4. It runs until `tgtadm --op delete --mode sys` has succeeded. SIGTERM and SIGPIPE are ignored as tgt

@@ -10,34 +10,24 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
-	"time"
 	"unicode"
 
-	gsyslog "github.com/hashicorp/go-syslog"
-
+	"github.com/paxos-iscsi/paxos-iscsi/pss/daemon"
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/target"
 )
 
 // tag is what lines of the log begin with, on stderr and in syslog.
 const tag = "tgtd"
 
-// sink takes finished lines, without their tag and newline.
-type sink interface {
-	write(level slog.Level, line string)
-	close()
-}
-
 // logger is the daemon's log.
 type logger struct {
 	*slog.Logger
 	level *slog.LevelVar
-	sink  sink
+	sink  daemon.Sink
 }
 
 // newLogger logs to a sink, debugging messages included if debug.
-func newLogger(s sink, debug bool) *logger {
+func newLogger(s daemon.Sink, debug bool) *logger {
 	l := &logger{level: new(slog.LevelVar), sink: s}
 	l.setDebug(debug)
 	l.Logger = slog.New(&lineHandler{sink: s, level: l.level})
@@ -53,12 +43,12 @@ func (l *logger) setDebug(on bool) {
 }
 
 // close writes what is still to be written. The logger may be used no more.
-func (l *logger) close() { l.sink.close() }
+func (l *logger) close() { l.sink.Close() }
 
 // lineHandler makes lines of the form "function(line) text key=value …", which is tgt's with the values
 // behind.
 type lineHandler struct {
-	sink   sink
+	sink   daemon.Sink
 	level  slog.Leveler
 	prefix string // of keys: groups
 	attrs  string // of With, formatted
@@ -132,7 +122,7 @@ func (h *lineHandler) Handle(_ context.Context, r slog.Record) error {
 	if one.origin != "" {
 		function = one.origin
 	}
-	h.sink.write(r.Level, fmt.Sprintf("%s(%d) %s%s", function, line, printable(r.Message), b.String()))
+	h.sink.Log(r.Level, fmt.Sprintf("%s(%d) %s%s", function, line, printable(r.Message), b.String()))
 	return nil
 }
 
@@ -152,147 +142,22 @@ func source(pc uintptr) (function string, line int) {
 	return name, frame.Line
 }
 
-// stderrSink writes to the standard error at once.
-type stderrSink struct {
-	mu sync.Mutex
-	w  io.Writer
-}
-
-func (s *stderrSink) write(_ slog.Level, line string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	fmt.Fprintf(s.w, "%s: %s\n", tag, line) // an error here has nowhere to go
-}
-
-func (s *stderrSink) close() {}
-
-// Limits of syslog.
-const (
-	// syslogQueue lines wait for syslogd; more are dropped and counted, so that a stalled syslogd stalls
-	// nobody.
-	syslogQueue = 1024
-	// syslogRetry is how long a syslogd that can't be reached is left alone.
-	syslogRetry = 10 * time.Second
-	// syslogFlush is how long the last lines may take when the daemon ends.
-	syslogFlush = 2 * time.Second
-)
-
-// syslogLine is a line on its way.
-type syslogLine struct {
-	level slog.Level
-	text  string
-}
-
-// syslogSink hands lines to syslogd from a goroutine of its own. What syslogd does not take goes to
-// fallback. Lines are numbered, since syslog's clock has whole seconds.
-type syslogSink struct {
-	lines    chan syslogLine
-	dropped  atomic.Uint64
-	done     chan struct{}
-	closing  chan struct{}
-	dial     func() (gsyslog.Syslogger, error)
-	fallback sink
-
-	// Used by the goroutine only.
-	conn    gsyslog.Syslogger
-	retryAt time.Time
-	number  uint64
-}
-
-// newSyslogSink starts the goroutine; close ends it.
-func newSyslogSink(dial func() (gsyslog.Syslogger, error), fallback sink) *syslogSink {
-	s := &syslogSink{
-		lines: make(chan syslogLine, syslogQueue), done: make(chan struct{}), closing: make(chan struct{}),
-		dial: dial, fallback: fallback,
+// logSink is where the log goes: to stderr with -f, else to syslog.
+func logSink(o options, stderr io.Writer) daemon.Sink {
+	s := daemon.NewStderr(stderr, tag)
+	if o.foreground {
+		return s
 	}
-	go s.run()
-	return s
+	return daemon.NewSyslog(daemon.SyslogOptions{
+		Tag: tag, Facility: daemon.FacilityDaemon, Stamp: stamp, Fallback: s,
+	})
 }
 
-// dialSyslog reaches the local syslogd.
-func dialSyslog() (gsyslog.Syslogger, error) {
-	return gsyslog.NewLogger(gsyslog.LOG_INFO, "DAEMON", tag)
-}
-
-func (s *syslogSink) write(level slog.Level, line string) {
-	select {
-	case s.lines <- syslogLine{level, line}:
-	default:
-		s.dropped.Add(1)
+// stamp adds to a line for syslog its number, and how many before it were dropped.
+func stamp(line string, number, dropped uint64) string {
+	line = fmt.Sprintf("%s seq=%d", line, number)
+	if dropped > 0 {
+		line += fmt.Sprintf(" dropped=%d", dropped)
 	}
-}
-
-func (s *syslogSink) close() {
-	close(s.closing)
-	<-s.done
-	s.fallback.close()
-}
-
-// run hands lines over until the sink is closed, and then those that are left.
-func (s *syslogSink) run() {
-	defer close(s.done)
-	defer func() {
-		if s.conn != nil {
-			s.conn.Close()
-		}
-	}()
-	for {
-		select {
-		case l := <-s.lines:
-			s.hand(l)
-			continue
-		case <-s.closing:
-		}
-		for end := time.Now().Add(syslogFlush); time.Now().Before(end); {
-			select {
-			case l := <-s.lines:
-				s.hand(l)
-			default:
-				return
-			}
-		}
-		return
-	}
-}
-
-// hand gives one line to syslogd, or to the fallback.
-func (s *syslogSink) hand(l syslogLine) {
-	s.number++
-	text := fmt.Sprintf("%s seq=%d", l.text, s.number)
-	if n := s.dropped.Swap(0); n > 0 {
-		text += fmt.Sprintf(" dropped=%d", n)
-	}
-	if s.conn == nil && !time.Now().Before(s.retryAt) {
-		conn, err := s.dial()
-		if err != nil {
-			s.retryAt = time.Now().Add(syslogRetry)
-			s.fallback.write(slog.LevelError, "syslog can't be reached: "+err.Error())
-		} else {
-			s.conn = conn
-		}
-	}
-	if s.conn != nil {
-		err := s.conn.WriteLevel(priority(l.level), []byte(text))
-		if err == nil {
-			return
-		}
-		s.conn.Close()
-		s.conn = nil
-		s.retryAt = time.Now().Add(syslogRetry)
-		s.fallback.write(slog.LevelError, "syslog takes no more: "+err.Error())
-	}
-	s.fallback.write(l.level, text)
-}
-
-// priority is syslog's word for a level.
-func priority(level slog.Level) gsyslog.Priority {
-	switch {
-	case level >= slog.LevelError:
-		return gsyslog.LOG_ERR
-	case level >= slog.LevelWarn:
-		return gsyslog.LOG_WARNING
-	case level >= slog.LevelInfo:
-		return gsyslog.LOG_INFO
-	}
-	return gsyslog.LOG_DEBUG
+	return line
 }

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
+
+	"github.com/paxos-iscsi/paxos-iscsi/pss/daemon"
 )
 
 // version is the version of tgt whose interface this daemon has; scripts compare it.
@@ -24,9 +27,29 @@ func start(args []string, stdout, stderr io.Writer) int {
 	if o.done {
 		return 0
 	}
-	ready, early := takeReadyPipe(stderr)
-	if !o.foreground && !o.noDaemonize && ready == nil {
+	news, early := daemon.TakeNews(), stderr
+	switch {
+	case news != nil:
+		early = news
+	case !o.foreground && !o.noDaemonize:
 		return background(args, stderr)
 	}
-	return run(o, early, ready)
+	return run(o, early, news)
+}
+
+// background starts the daemon in the background and in folder /. It returns once that daemon serves, with status
+// 0, or has ended, with status 1 and its complaints on stderr. (The original returns 0 at once, and a daemon that
+// can't start dies unheard.)
+func background(args []string, stderr io.Writer) int {
+	err := daemon.Start(args, "/")
+	var refusal *daemon.Refusal
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &refusal):
+		io.WriteString(stderr, refusal.Words)
+	default:
+		fmt.Fprintf(stderr, "tgtd: can't go to the background: %v\n", err)
+	}
+	return 1
 }

@@ -14,10 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// floorTime is how long each floor is measured; floorBytes is the size of the file of the disk's.
 const (
-	floorTime  = time.Second
-	floorBytes = 64 << 20
+	maxFloorTime = time.Second // for each floor
+	floorBytes   = 64 << 20    // size of the file
 )
 
 // floor is a latency that no target of this machine can go below.
@@ -32,18 +31,18 @@ func floorOf(name string, h *latencies) floor {
 	return floor{name: name, count: h.count(), p50: h.quantile(0.5), p99: h.quantile(0.99)}
 }
 
-// takeFloors measures the disk that holds dir, and loopback.
-func takeFloors(ctx context.Context, dir string, say func(string, ...any)) ([]floor, error) {
+// takeFloors measures the disk that holds dir, and loopback, each for so long.
+func takeFloors(ctx context.Context, dir string, d time.Duration, say func(string, ...any)) ([]floor, error) {
 	say("measuring the floors")
 	var all []floor
 	for _, size := range []int{4 << 10, 8 << 10} {
-		h, err := diskFloor(ctx, filepath.Join(dir, "floor"), size)
+		h, err := diskFloor(ctx, filepath.Join(dir, "floor"), size, d)
 		if err != nil {
 			return nil, err
 		}
 		all = append(all, floorOf(fmt.Sprintf("disk: write of %d KiB (O_DIRECT) and fdatasync", size>>10), h))
 	}
-	h, err := netFloor(ctx)
+	h, err := netFloor(ctx, d)
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +51,7 @@ func takeFloors(ctx context.Context, dir string, say func(string, ...any)) ([]fl
 
 // diskFloor writes size bytes and has them made durable, again and again and one after the other in a file that
 // has all its blocks already: what a log does.
-func diskFloor(ctx context.Context, name string, size int) (*latencies, error) {
+func diskFloor(ctx context.Context, name string, size int, d time.Duration) (*latencies, error) {
 	fd, err := unix.Open(name, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_DIRECT|unix.O_CLOEXEC, 0o600)
 	if errors.Is(err, unix.EINVAL) {
 		return nil, fmt.Errorf("measure the disk: %s is on no disk (there is no direct I/O): name a folder on one with --dir", name)
@@ -88,7 +87,7 @@ func diskFloor(ctx context.Context, name string, size int) (*latencies, error) {
 	}
 	h := new(latencies)
 	began := time.Now()
-	for at, now := int64(0), time.Duration(0); now < floorTime && ctx.Err() == nil; at = (at + int64(size)) % floorBytes {
+	for at, now := int64(0), time.Duration(0); now < d && ctx.Err() == nil; at = (at + int64(size)) % floorBytes {
 		if err := write(b[:size], at); err != nil {
 			return nil, err
 		}
@@ -107,7 +106,7 @@ const headBytes = 48
 
 // netFloor sends what a read of a page sends, over loopback: a header there, a header and a page back. Both
 // ends are threads that wait in the system call: nothing can be quicker without spinning.
-func netFloor(ctx context.Context) (*latencies, error) {
+func netFloor(ctx context.Context, d time.Duration) (*latencies, error) {
 	near, far, err := loopback()
 	if err != nil {
 		return nil, fmt.Errorf("measure loopback: %w", err)
@@ -128,7 +127,7 @@ func netFloor(ctx context.Context) (*latencies, error) {
 		defer runtime.UnlockOSThread()
 		fd, b := int(near.Fd()), make([]byte, headBytes+pageBytes)
 		began := time.Now()
-		for now := time.Duration(0); now < floorTime && ctx.Err() == nil; {
+		for now := time.Duration(0); now < d && ctx.Err() == nil; {
 			if err := writeFull(fd, b[:headBytes]); err != nil {
 				return fmt.Errorf("measure loopback: %w", err)
 			}

@@ -23,6 +23,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -92,6 +93,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		},
 	}
 	if err := app.RunContext(ctx, args); err != nil {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("interrupted: %w", err)
+		}
 		fmt.Fprintln(stderr, "bench:", err)
 		if errors.As(err, new(usageError)) {
 			return exitUsage
@@ -136,13 +140,16 @@ func bench(ctx context.Context, s settings, stdout, stderr io.Writer) (err error
 	defer func() { err = errors.Join(err, lab.close()) }()
 	say := func(format string, args ...any) { fmt.Fprintf(stderr, format+"\n", args...) }
 	r := &report{Machine: thisMachine(), Seconds: s.seconds.Seconds(), Rounds: s.rounds, MiB: s.bytes >> 20}
-	if r.Floors, err = takeFloors(ctx, lab.dir, say); err != nil {
+	if r.Floors, err = takeFloors(ctx, lab.dir, min(s.seconds, maxFloorTime), say); err != nil {
 		return err
 	}
 	if err := lab.start(ctx, say); err != nil {
 		return err
 	}
 	r.LeftOut, r.IdleCores = lab.leftOut, lab.idleCores()
+	// The load is one goroutine that reads, and at times one that writes. With more than one processor Go would look for
+	// work on the others whenever it waits, and take them from the servers.
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	measured, err := lab.measure(ctx, s.seconds, s.rounds, say)
 	r.evaluate(measured)
 	if s.json {

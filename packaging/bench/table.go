@@ -93,6 +93,8 @@ type outcome struct {
 	// Spread is half the distance between the best and the worst round's rate, relative to the median.
 	Spread float64   `json:"spread"`
 	Rounds []figures `json:"rounds"`
+	// LoadBound: the load generator used nearly all of the one processor it takes; the target could do more.
+	LoadBound bool `json:"load_bound"`
 	// Against names the column that the ratios are to; without it there are none.
 	Against   string  `json:"against,omitempty"`
 	RateRatio float64 `json:"rate_ratio,omitempty"` // above 1: quicker
@@ -100,6 +102,9 @@ type outcome struct {
 
 	pair pair
 }
+
+// loadLimit is the part of a processor beyond which the load generator is what limits a cell.
+const loadLimit = 0.9
 
 // evaluate makes the cells of the table from all measurements.
 func (r *report) evaluate(all []measured) {
@@ -119,6 +124,7 @@ func (r *report) evaluate(all []measured) {
 		for _, f := range o.Rounds {
 			rates = append(rates, f.PerSecond)
 		}
+		o.LoadBound = o.LoadCPU*o.PerSecond > loadLimit*1e6
 		o.Spread = (slices.Max(rates) - slices.Min(rates)) / 2 / o.PerSecond
 	}
 	for i := range r.Cells {
@@ -237,7 +243,14 @@ func writeCell(w io.Writer, o outcome) {
 	fmt.Fprintf(w, "%-*s %8s %4.0f%% %9s %9s %9s %9s %9s %6.2f", columnWidth, o.pair.column.title, number(rate), 100*o.Spread,
 		number(o.P50), number(o.P99), number(o.P999), number(o.CPU), number(o.LoadCPU), o.Others)
 	if o.Against != "" {
-		fmt.Fprintf(w, "  %5.2f %5.2f  %s", o.RateRatio, o.CPURatio, o.Against)
+		cpu := "-"
+		if o.CPURatio > 0 {
+			cpu = fmt.Sprintf("%.2f", o.CPURatio)
+		}
+		fmt.Fprintf(w, "  %5.2f %5s  %s", o.RateRatio, cpu, o.Against)
+	}
+	if o.LoadBound {
+		fmt.Fprint(w, "  limited by the load")
 	}
 	fmt.Fprintln(w)
 }
@@ -255,31 +268,30 @@ func number(v float64) string {
 
 // writeRatios prints all ratios of rates once more, close together.
 func (r *report) writeRatios(w io.Writer) {
-	var targets, rows []string
+	var compared []pair
 	for _, o := range r.Cells {
-		if o.Against == "" {
-			continue
-		}
-		if !slices.Contains(targets, o.Target) {
-			targets = append(targets, o.Target)
-		}
-		if !slices.Contains(rows, o.Test) {
-			rows = append(rows, o.Test)
+		if o.Against != "" {
+			compared = append(compared, o.pair)
 		}
 	}
-	if len(rows) == 0 {
+	if len(compared) == 0 {
 		return
 	}
 	fmt.Fprintf(w, "\nRates relative to tgt (local stores: the same store; pss: reads to rdwr, others to rdwr durable)\n%-*s", columnWidth, "")
-	for _, t := range targets {
-		fmt.Fprintf(w, " %11s", t)
+	for _, c := range columnsOf(compared) {
+		fmt.Fprintf(w, " %11s", c.name)
 	}
 	fmt.Fprintln(w)
-	for _, row := range rows {
-		fmt.Fprintf(w, "%-*s", columnWidth, row)
-		for _, t := range targets {
+	last := ""
+	for _, p := range compared {
+		if p.test.name == last {
+			continue
+		}
+		last = p.test.name
+		fmt.Fprintf(w, "%-*s", columnWidth, last)
+		for _, c := range columnsOf(compared) {
 			text := "-"
-			if o := r.cell(t, row); o != nil && o.Against != "" {
+			if o := r.cell(c.name, last); o != nil && o.Against != "" {
 				text = fmt.Sprintf("%.2f", o.RateRatio)
 			}
 			fmt.Fprintf(w, " %11s", text)

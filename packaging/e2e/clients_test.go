@@ -56,7 +56,7 @@ func TestClients(t *testing.T) {
 	t.Run("iscsi-inq", func(t *testing.T) {
 		inq := tool(t, "iscsi-inq", "libiscsi-bin")
 		wants(t, []string{"Peripheral Device Type:DIRECT_ACCESS", "Vendor:IET"}, inq, unit)
-		wants(t, []string{"Peripheral Qualifier:CONNECTED", "0x83"}, inq, "-e", "1", "-c", "0", unit)
+		wants(t, []string{"Page:0x80 UNIT_SERIAL_NUMBER", "Page:0x83 DEVICE_IDENTIFICATION", "Page:0xb0 BLOCK_LIMITS"}, inq, "-e", "1", "-c", "0", unit)
 		wants(t, []string{"Designator"}, inq, "-e", "1", "-c", "131", unit)
 		for _, account := range []string{wrongSecret, wrongUser} {
 			refused(t, inq, s.url(account, "/"+targetName+"/1"))
@@ -76,7 +76,7 @@ func TestClients(t *testing.T) {
 		// The unit is larger than the image; what is behind it reads as zeros, which compare takes for equal.
 		wants(t, []string{"Images are identical"}, img, "compare", "-f", "raw", "-F", "raw", file, unit)
 		wants(t, nil, img, "dd", "-f", "raw", "-O", "raw", "if="+unit, "of="+back, "bs=1M", "count=48")
-		wants(t, []string{"Images are identical"}, img, "compare", "-s", "-f", "raw", "-F", "raw", file, back)
+		wants(t, []string{"Images are identical"}, img, "compare", "-f", "raw", "-F", "raw", file, back)
 		wants(t, []string{"virtual size: 1 GiB (1073741824 bytes)"}, img, "info", "-f", "raw", unit)
 		refused(t, img, "info", "-f", "raw", s.url(wrongSecret, "/"+targetName+"/1"))
 	})
@@ -161,7 +161,9 @@ func TestDebianTgtadm(t *testing.T) {
 	if after, err := admin("--op", "show", "--mode", "target"); err != nil || strings.Contains(after, "LUN: 2") {
 		t.Errorf("unit 2 is still there: %v\n%s", err, after)
 	}
-	_, err = admin("--op", "delete", "--mode", "system", "--force")
+	_, err = admin("--op", "delete", "--mode", "target", "--tid", "1", "--force")
+	must(t, err)
+	_, err = admin("--op", "delete", "--mode", "system")
 	must(t, err)
 	<-s.target.Exited()
 }

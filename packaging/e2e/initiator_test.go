@@ -112,6 +112,7 @@ func tryInitiator(t *testing.T, p rig.Programs) {
 			}
 		}
 	})
+	must(t, target.Stop(limit(t)))
 }
 
 // moveData writes and reads commands of several sizes.

@@ -57,6 +57,9 @@ func runSuite(m *testing.M) (status int, err error) {
 			return 1, err
 		}
 		defer os.RemoveAll(bin)
+		if err := os.Chmod(bin, 0o755); err != nil { // one test runs them as nobody
+			return 1, err
+		}
 		if err := build(bin); err != nil {
 			return 1, err
 		}

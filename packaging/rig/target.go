@@ -2,11 +2,11 @@ package rig
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"time"
 
@@ -124,17 +124,29 @@ func (t *Target) AddUnit(ctx context.Context, tid int, name string, lun int, kin
 	return err
 }
 
-// Stop ends the daemon in order: it takes all targets offline and deletes the system, as tgt's init script
-// does, and waits until the process is gone.
+// targetLine begins each target in what tgtadm shows.
+var targetLine = regexp.MustCompile(`(?m)^Target (\d+):`)
+
+// Stop ends the daemon in order: it deletes all targets and then the system, and waits until the process is
+// gone.
 func (t *Target) Stop(ctx context.Context) error {
-	if _, err := t.Admin(ctx, "--op", "delete", "--mode", "system", "--force"); err != nil {
+	text, err := t.Admin(ctx, "--op", "show", "--mode", "target")
+	if err != nil {
+		return err
+	}
+	for _, m := range targetLine.FindAllStringSubmatch(text, -1) {
+		if _, err := t.Admin(ctx, "--op", "delete", "--mode", "target", "--tid", m[1], "--force"); err != nil {
+			return err
+		}
+	}
+	if _, err := t.Admin(ctx, "--op", "delete", "--mode", "system"); err != nil {
 		return err
 	}
 	select {
 	case <-t.Exited():
 		return nil
 	case <-ctx.Done():
-		return errors.Join(fmt.Errorf("stop tgtd: %w", ctx.Err()), errors.New(t.Tail(10)))
+		return fmt.Errorf("stop tgtd: %w; %s", ctx.Err(), t.Tail(10))
 	}
 }
 

@@ -204,11 +204,18 @@ func (n *Node) Tick(now time.Duration) {
 // handOverVote marks, in raft, a request for a vote that follows a hand-over of the mastership.
 const handOverVote = "CampaignTransfer"
 
+// ErrLostLog reports that this server does not hold what it acknowledged: its disk was emptied, or an older
+// state was put back. It must not go on, for it may have voted and acknowledged what it does not know of.
+var ErrLostLog = errors.New("this server has lost part of its log")
+
 // Step takes a message from another server. stamp and echo are what came along with it (Outgoing): a
 // heartbeat carries its sender's clock, and a response echoes that of the heartbeat that was taken.
 // Messages that no server of a cell sends are passed over.
 func (n *Node) Step(now time.Duration, m raftpb.Message, stamp, echo time.Duration) error {
 	n.now = max(n.now, now)
+	if m.Term == 0 {
+		return nil // raft would take it for its own
+	}
 	switch m.Type {
 	case raftpb.MsgVote, raftpb.MsgPreVote:
 		// raft refuses votes while it knows a master, but forgets the master with the first message of a
@@ -218,6 +225,10 @@ func (n *Node) Step(now time.Duration, m raftpb.Message, stamp, echo time.Durati
 			return nil
 		}
 	case raftpb.MsgHeartbeat:
+		if m.Commit > n.store.lastIssued {
+			return fmt.Errorf("%w: the master knows that this server held entry %d, and its log ends at %d",
+				ErrLostLog, m.Commit, n.store.lastIssued)
+		}
 		if m.Term >= n.raft.BasicStatus().Term { // an older one will not be taken
 			n.stamps[m.From] = stamp
 			n.votesAt = max(n.votesAt, n.now+n.timing.promise())

@@ -15,8 +15,9 @@ import (
 )
 
 // The folders below pss that may talk to the operating system: this package; the settings and
-// local addresses of a cell; the mains.
-var systemFolders = []string{"disk", "cell", "server"}
+// local addresses of a cell; writing to sockets without waiting; the mains, and how they go to the
+// background.
+var systemFolders = []string{"disk", "cell", "wire/socket", "server", "daemon"}
 
 // What of package os the others may use, because it opens no file.
 var harmlessOS = []string{

@@ -72,8 +72,8 @@ type CatchUp struct {
 	void atomic.Bool    // not wanted any more: who carries it out may end it
 }
 
-// errVoid ends a catch-up that is not wanted any more.
-var errVoid = errors.New("the log reached this server meanwhile")
+// ErrNotNeeded ends a catch-up that is not wanted any more.
+var ErrNotNeeded = errors.New("the log reached this server meanwhile")
 
 func (c *Core) lag(m raftpb.Message) {
 	if c.behind == nil {
@@ -146,7 +146,7 @@ func (c *Core) catchUp(out *Output) error {
 func (c *Core) CaughtUp(m *Manifest, err error) error {
 	b := c.behind
 	if b.void.Load() {
-		err = errVoid
+		err = ErrNotNeeded
 	}
 	if err == nil && m.Index > c.applied {
 		b.got = m
@@ -217,14 +217,14 @@ type voidSource struct {
 
 func (v voidSource) Manifest(since uint64) (*Manifest, error) {
 	if v.b.void.Load() {
-		return nil, errVoid
+		return nil, ErrNotNeeded
 	}
 	return v.Source.Manifest(since)
 }
 
 func (v voidSource) Image(ref ChunkRef, want *store.Blocks, img *store.Image) error {
 	if v.b.void.Load() {
-		return errVoid
+		return ErrNotNeeded
 	}
 	return v.Source.Image(ref, want, img)
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/release"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/store"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/wire"
 )
 
@@ -162,7 +163,11 @@ func (r *Replica) serveClient(conn net.Conn, rd *wire.Reader) error {
 	c.out = newOutlet(conn, &r.pool, c.signalRoom)
 	var writer sync.WaitGroup
 	writer.Go(c.out.run)
-	r.welcome(c)
+	welcome := r.welcome(c)
+	if !welcome {
+		c.out.end(c.out.begin().Goodbye(fmt.Sprintf("this server has %d clients already", r.maxClients)))
+		c.out.flush()
+	}
 	defer func() {
 		r.clients.Lock()
 		delete(r.clients.all, c)
@@ -171,24 +176,33 @@ func (r *Replica) serveClient(conn net.Conn, rd *wire.Reader) error {
 		c.out.close()
 		writer.Wait()
 	}()
+	if !welcome {
+		return fmt.Errorf("%d clients already", r.maxClients)
+	}
 	return c.receive(rd)
 }
 
 // welcome adds a client to those that are told who is master, and tells it: the master may have
-// changed since the greeting. Notices reach a client in the order of their terms.
-func (r *Replica) welcome(c *client) {
+// changed since the greeting. Notices reach a client in the order of their terms. It reports false when
+// there are too many, or the server has ended.
+func (r *Replica) welcome(c *client) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.clients.Lock()
 	defer r.clients.Unlock()
+	if len(r.clients.all) >= r.maxClients || r.ctx.Err() != nil {
+		return false
+	}
 	r.clients.all[c] = struct{}{}
 	c.notice(masterOf(r.core.View()))
+	return true
 }
 
 // receive takes frames until the connection ends. What has gathered is given to the Core at once.
 func (c *client) receive(rd *wire.Reader) error {
 	slab := wire.NewSlab(c.r.slabs)
 	var batch []Proposal
+	gathered := 0 // bytes of read replies
 	for {
 		h, err := rd.Next()
 		if err != nil {
@@ -202,9 +216,11 @@ func (c *client) receive(rd *wire.Reader) error {
 			}
 			batch = append(batch, p)
 		case wire.KindRead:
-			if err := c.takeRead(rd, h); err != nil {
+			n, err := c.takeRead(rd, h)
+			if err != nil {
 				return err
 			}
+			gathered += n
 		case wire.KindQuery:
 			if err := c.takeQuery(rd, h); err != nil {
 				return err
@@ -217,9 +233,10 @@ func (c *client) receive(rd *wire.Reader) error {
 		default:
 			return fmt.Errorf("%w: %v from a client", wire.ErrProtocol, h.Kind)
 		}
-		if rd.Buffered() >= wire.HeaderSize && len(batch) < maxBatchEntries {
+		if rd.Buffered() >= wire.HeaderSize && len(batch) < maxBatchEntries && gathered < maxGather {
 			continue
 		}
+		gathered = 0
 		if len(batch) > 0 {
 			c.propose(batch)
 			clear(batch)
@@ -297,33 +314,36 @@ type pendingRead struct {
 	read wire.Read
 }
 
-func (c *client) takeRead(rd *wire.Reader, h wire.Header) error {
+// takeRead answers a read, or has it wait for the lease. It returns how many bytes it may have read.
+func (c *client) takeRead(rd *wire.Reader, h wire.Header) (int, error) {
 	b, err := rd.View()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	q, err := wire.ParseRead(b)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	// Whoever is master at this moment, with everything it ever answered applied, may answer
 	// from the store as it is now or later.
 	if c.r.now() < c.r.core.Lease() {
 		c.read(h.Tag, q)
-		return nil
+		return int(q.Length), nil
 	}
-	c.count(1)
+	c.count(1, int(q.Length))
 	c.r.drive(func(now time.Duration) error {
 		c.r.core.Ask(now, Read{Origin: Origin{Client: &pendingRead{c, q}, Tag: h.Tag}})
 		return nil
 	})
-	return nil
+	return int(q.Length), nil
 }
 
-func (c *client) count(reads int) {
+// count counts reads, and the bytes their replies will have, until these are added to the outlet.
+func (c *client) count(reads, bytes int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.reads += reads
+	c.bytes += bytes
 	c.room.Signal()
 }
 
@@ -349,6 +369,12 @@ func (c *client) read(tag uint64, q wire.Read) {
 	c.r.pool.putSums(sums)
 	if err != nil {
 		c.r.pool.put(b)
+	}
+	if errors.Is(err, store.ErrNoObject) { // deleted since the machine was asked
+		c.out.end(c.out.begin().ReadReply(tag, op.NotFound, nil, nil))
+		return
+	}
+	if err != nil {
 		c.r.failed(fmt.Errorf("read of object %d at %d: %w", q.Object, q.Offset, err))
 		return
 	}
@@ -367,7 +393,7 @@ func (c *client) takeQuery(rd *wire.Reader, h wire.Header) error {
 	if err != nil {
 		return err
 	}
-	c.count(1)
+	c.count(1, 0)
 	c.r.drive(func(now time.Duration) error {
 		c.r.core.Ask(now, Read{Origin: Origin{Client: c, Tag: h.Tag}, Query: &q})
 		return nil
@@ -381,20 +407,22 @@ func (c *client) notice(m wire.Master) {
 	c.out.signal()
 }
 
-// deliver passes a Core's reply on to the connection it is for. It never waits.
-func (r *Replica) deliver(reply *Reply) {
+// deliver passes a Core's reply on to the connection it is for. It never waits. It returns the outlet to
+// be pushed, if any.
+func (r *Replica) deliver(reply *Reply) *outlet {
 	switch to := reply.Client.(type) {
 	case *pendingRead:
 		to.c.answerRead(reply, to.read)
 	case *client:
 		if reply.Answer != nil {
-			to.count(-1)
+			to.count(-1, 0)
 			to.out.end(to.out.begin().QueryReply(reply.Tag, *reply.Answer))
 		} else {
 			to.answer(reply)
 		}
-		to.out.signal()
+		return to.out
 	}
+	return nil
 }
 
 func (c *client) answer(reply *Reply) {
@@ -420,8 +448,8 @@ func (c *client) answer(reply *Reply) {
 
 // answerRead answers a read that waited for the lease.
 func (c *client) answerRead(reply *Reply, q wire.Read) {
-	c.count(-1)
 	if reply.NotMaster {
+		c.count(-1, -int(q.Length))
 		c.out.end(c.out.begin().NotMaster(reply.Tag, masterOf(c.r.core.View())))
 		c.out.signal()
 		return
@@ -429,6 +457,7 @@ func (c *client) answerRead(reply *Reply, q wire.Read) {
 	tag := reply.Tag
 	c.r.tasks.Go(func() { // the disk may be slow, and the caller holds the Replica's lock
 		c.read(tag, q)
+		c.count(-1, -int(q.Length))
 		c.out.signal()
 	})
 }

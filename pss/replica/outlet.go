@@ -7,6 +7,7 @@ import (
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/wire"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/wire/socket"
 )
 
 // writeTimeout is how long one write to a connection may take before it is given up: the other side
@@ -15,7 +16,8 @@ const writeTimeout = 10 * time.Second
 
 // outlet is the sending side of a connection. Any goroutine adds frames; whatever has gathered when
 // the connection is free goes out in one write. Frames are added to one wire.Writer while another is
-// being written.
+// being written. Who has added something writes it itself with push, which saves waking a goroutine;
+// what the socket has no room for is left to the goroutine in run.
 type outlet struct {
 	conn net.Conn
 	wake chan struct{} // one token: there is something to write
@@ -26,6 +28,7 @@ type outlet struct {
 	buffers [2][][]byte // read buffers to be given back once written
 	adding  int         // index of the writer that frames are added to
 	writing bool
+	left    *wire.Writer // what push could not write; run goes on with it
 	err     error
 	closed  bool
 	pool    *bufferPool
@@ -73,6 +76,7 @@ func (o *outlet) run() {
 	for {
 		select {
 		case <-o.wake:
+			o.finish()
 			o.flush()
 		case <-o.done:
 			return
@@ -81,37 +85,66 @@ func (o *outlet) run() {
 }
 
 // flush writes everything there is, unless another goroutine is writing, which then takes it along.
-func (o *outlet) flush() {
-	if o.write() {
-		o.written()
-	}
-}
+func (o *outlet) flush() { o.write((*wire.Writer).Flush) }
 
-func (o *outlet) write() bool {
+// push is flush for goroutines that must not wait for the other side.
+func (o *outlet) push() { o.write((*wire.Writer).TryFlush) }
+
+func (o *outlet) write(flush func(*wire.Writer) error) {
 	o.mu.Lock()
-	defer o.mu.Unlock()
 	if o.writing {
-		return false
+		o.mu.Unlock()
+		return
 	}
 	o.writing = true
 	for o.err == nil && o.writers[o.adding].Buffered() > 0 {
-		at := o.adding
-		o.adding = 1 - at
+		w := o.writers[o.adding]
+		o.adding = 1 - o.adding
 		o.mu.Unlock()
-		err := o.writers[at].Flush()
+		err := flush(w)
 		o.mu.Lock()
-		for i, b := range o.buffers[at] {
-			o.pool.put(b)
-			o.buffers[at][i] = nil
+		if err == socket.ErrWouldBlock {
+			o.left = w
+			o.mu.Unlock()
+			o.signal()
+			return
 		}
-		o.buffers[at] = o.buffers[at][:0]
-		if err != nil {
-			o.err = err
-			o.conn.Close()
-		}
+		o.settle(err)
 	}
 	o.writing = false
-	return true
+	o.mu.Unlock()
+	o.written()
+}
+
+// finish writes what push has left.
+func (o *outlet) finish() {
+	o.mu.Lock()
+	w := o.left
+	o.left = nil
+	o.mu.Unlock()
+	if w == nil {
+		return
+	}
+	err := w.Flush()
+	o.mu.Lock()
+	o.settle(err)
+	o.writing = false
+	o.mu.Unlock()
+	o.written()
+}
+
+// settle ends the writing of the Writer that frames are not added to. The outlet is locked.
+func (o *outlet) settle(err error) {
+	at := 1 - o.adding
+	for i, b := range o.buffers[at] {
+		o.pool.put(b)
+		o.buffers[at][i] = nil
+	}
+	o.buffers[at] = o.buffers[at][:0]
+	if err != nil && o.err == nil {
+		o.err = err
+		o.conn.Close()
+	}
 }
 
 // waiting is the number of bytes that are added and not being written yet; none when nothing will be

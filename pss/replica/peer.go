@@ -9,6 +9,7 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 
+	"github.com/paxos-iscsi/paxos-iscsi/pss/agreement"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/release"
@@ -17,11 +18,11 @@ import (
 
 // Named limits of talking to another server.
 const (
-	maxPeerMessages = 4096                   // messages waiting for one server; more are dropped, as a network would
-	dialTimeout     = time.Second            // to connect to another server
-	helloTimeout    = 2 * time.Second        // for the first frames of a connection
-	dialPauseMin    = 20 * time.Millisecond  // before the second attempt to connect
-	dialPauseMax    = 500 * time.Millisecond // between attempts, at the most
+	maxPeerBytes = 2 * agreement.MaxInflightBytes // waiting for one server; more is dropped, as a network would
+	dialTimeout  = time.Second                    // to connect to another server
+	helloTimeout = 2 * time.Second                // for the first frames of a connection
+	dialPauseMin = 20 * time.Millisecond          // before the second attempt to connect
+	dialPauseMax = 500 * time.Millisecond         // between attempts, at the most
 )
 
 // peer is the sending side towards another server. Each server dials every other and only sends on the
@@ -29,41 +30,33 @@ const (
 type peer struct {
 	r      *Replica
 	server cell.Server
-	wake   chan struct{} // one token: messages wait
 
-	mu      sync.Mutex
-	waiting []raftpb.Message
-	conn    net.Conn // the present connection, for close
-	closed  bool
+	mu     sync.Mutex
+	out    *outlet // of the present connection, or nil
+	closed bool
 }
 
-func newPeer(r *Replica, s cell.Server) *peer {
-	return &peer{r: r, server: s, wake: make(chan struct{}, 1)}
-}
+func newPeer(r *Replica, s cell.Server) *peer { return &peer{r: r, server: s} }
 
-// send queues a message; it never waits.
-func (p *peer) send(m raftpb.Message) {
+// send adds a message to what goes out; it never waits. It returns where, for a push, or nil when the
+// message is lost.
+func (p *peer) send(m *raftpb.Message) *outlet {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.closed || p.conn == nil || len(p.waiting) >= maxPeerMessages {
-		return
+	o := p.out
+	p.mu.Unlock()
+	if o == nil || o.waiting() >= maxPeerBytes {
+		return nil
 	}
-	p.waiting = append(p.waiting, m)
-	select {
-	case p.wake <- struct{}{}:
-	default:
-	}
+	o.end(o.begin().Raft(m))
+	return o
 }
 
 func (p *peer) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.closed {
-		p.closed = true
-		close(p.wake)
-	}
-	if p.conn != nil {
-		p.conn.Close()
+	p.closed = true
+	if p.out != nil {
+		p.out.close()
 	}
 }
 
@@ -83,28 +76,39 @@ func (p *peer) run() {
 			continue
 		}
 		pause = dialPauseMin
-		if !p.use(conn) {
+		o := newOutlet(conn, &p.r.pool, func() {})
+		if !p.use(o) {
 			conn.Close()
 			return
 		}
 		p.r.logger.Info("connected to", "server", p.server.ID)
-		err = p.sendAll(conn)
-		conn.Close()
+		p.attend(o)
 		p.use(nil)
 		if p.r.ctx.Err() == nil {
-			p.r.logger.Info("lost the connection to", "server", p.server.ID, "error", err)
+			p.r.logger.Info("lost the connection to", "server", p.server.ID)
 			p.r.drive(func(time.Duration) error { p.r.core.Node().Unreachable(p.server.ID); return nil })
 		}
 	}
 }
 
-// use makes conn the present connection, with nothing waiting. It reports false after close.
-func (p *peer) use(conn net.Conn) bool {
+// use makes o the way to the other server. It reports false after close.
+func (p *peer) use(o *outlet) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	clear(p.waiting)
-	p.conn, p.waiting = conn, p.waiting[:0]
+	p.out = o
 	return !p.closed
+}
+
+// attend lets an outlet write until its connection ends.
+func (p *peer) attend(o *outlet) {
+	var writer sync.WaitGroup
+	writer.Go(o.run)
+	// Nothing comes back on this connection, but its end does: it is noticed at once, not at the next
+	// write.
+	var b [1]byte
+	_, _ = o.conn.Read(b[:])
+	o.close()
+	writer.Wait()
 }
 
 // dial connects and introduces this server.
@@ -157,44 +161,6 @@ func (p *peer) introduce(conn net.Conn) error {
 		return fmt.Errorf("server %d answers at the address of server %d", reply.Server, p.server.ID)
 	}
 	return conn.SetDeadline(time.Time{})
-}
-
-// sendAll sends what waits, as much at once as there is, until the connection breaks or close.
-func (p *peer) sendAll(conn net.Conn) error {
-	w := wire.NewWriter(conn)
-	w.Timeout = writeTimeout
-	// Nothing comes back on this connection, but its end does: notice it at once, not at the next write.
-	ended := make(chan struct{})
-	p.r.tasks.Go(func() {
-		defer close(ended)
-		var b [1]byte
-		_, _ = conn.Read(b[:])
-		conn.Close()
-	})
-	defer func() { conn.Close(); <-ended }()
-	var batch []raftpb.Message
-	for {
-		select {
-		case _, open := <-p.wake:
-			if !open {
-				return net.ErrClosed
-			}
-		case <-ended:
-			return net.ErrClosed
-		}
-		p.mu.Lock()
-		batch, p.waiting = p.waiting, batch[:0]
-		p.mu.Unlock()
-		for i := range batch {
-			if err := w.Raft(&batch[i]); err != nil {
-				return err
-			}
-		}
-		if err := w.Flush(); err != nil {
-			return err
-		}
-		clear(batch)
-	}
 }
 
 // maxStepBatch is how many received messages are given to the Core at once.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -66,6 +67,8 @@ type Replica struct {
 	store  *store.Store
 	pool   bufferPool
 	slabs  *wire.SlabPool
+	// touched lends lists of outlets (*[]*outlet) to drive.
+	touched sync.Pool
 
 	mu    sync.Mutex // guards core and out
 	core  *Core
@@ -78,7 +81,8 @@ type Replica struct {
 	tcp     net.Listener
 	udp     *datagrams
 
-	clients struct {
+	maxClients int // maxClients, but in tests
+	clients    struct {
 		sync.Mutex
 		all map[*client]struct{}
 	}
@@ -96,7 +100,7 @@ func Open(o Options) (*Replica, error) {
 		return nil, fmt.Errorf("%s has no record of server %d", o.Cell.File, o.ID)
 	}
 	r := &Replica{opts: o, self: self, logger: o.Logger, start: time.Now(), slabs: wire.NewSlabPool(),
-		peers: make(map[cell.ID]*peer)}
+		peers: make(map[cell.ID]*peer), maxClients: maxClients}
 	r.clients.all = make(map[*client]struct{})
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	if err := r.recover(); err != nil {
@@ -130,14 +134,20 @@ func (r *Replica) recover() error {
 	r.store = st
 	r.core, err = NewCore(Config{
 		ID: r.opts.ID, Members: Members(r.opts.Cell), Timing: r.opts.Timing, Logger: r.logger,
-		CheckpointBytes: r.opts.CheckpointBytes, OverlayBytes: r.opts.OverlayBytes,
-		CheckpointEvery: r.opts.CheckpointEvery,
+		CheckpointBytes: stagger(r.opts.CheckpointBytes, r.opts.ID), OverlayBytes: r.opts.OverlayBytes,
+		CheckpointEvery: stagger(r.opts.CheckpointEvery, r.opts.ID),
 	}, r.log, st, ckpt, r.now())
 	if err != nil {
 		return err
 	}
 	r.logger.Info("recovered", "checkpoint", ckpt.Index, "log", r.log.Last())
 	return nil
+}
+
+// stagger makes a threshold larger for servers with higher ids: they all apply the same entries, and if all
+// made their checkpoints at the same entry, no majority would have a disk to itself.
+func stagger[T int64 | time.Duration](threshold T, id cell.ID) T {
+	return threshold + threshold/8*T(id)
 }
 
 // OpenStore opens the store of a root whose log is l: a checkpoint that was cut short is completed from
@@ -235,6 +245,23 @@ func (r *Replica) tick() {
 // drive gives the Core an input and sees to what comes of it. Everything the Core wants done is
 // handed on to the goroutine that does it; nothing here waits.
 func (r *Replica) drive(input func(now time.Duration) error) {
+	touched, ok := r.touched.Get().(*[]*outlet)
+	if !ok {
+		touched = new([]*outlet)
+	}
+	r.step(input, touched)
+	// Without the lock: a system call for each connection that has something to send.
+	for i, o := range *touched {
+		o.push()
+		(*touched)[i] = nil
+	}
+	*touched = (*touched)[:0]
+	r.touched.Put(touched)
+}
+
+// step gives the Core an input and hands its output on. The outlets that got something are added to
+// touched.
+func (r *Replica) step(input func(now time.Duration) error, touched *[]*outlet) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.fatal != nil {
@@ -255,7 +282,7 @@ func (r *Replica) drive(input func(now time.Duration) error) {
 		r.fail(err) // nothing of the output may be trusted
 		return
 	}
-	r.dispatch()
+	r.dispatch(touched)
 }
 
 // fail ends the server after an error it can't go on from. Its caller holds mu.
@@ -275,19 +302,19 @@ func (r *Replica) failed(err error) {
 }
 
 // dispatch hands the Core's output on.
-func (r *Replica) dispatch() {
+func (r *Replica) dispatch(touched *[]*outlet) {
 	out := &r.out
 	for i := range out.Messages {
 		m := &out.Messages[i]
 		if m.Urgent() {
 			r.udp.send(m)
 		} else if p := r.peers[m.To]; p != nil {
-			p.send(m.Message)
+			touch(touched, p.send(&m.Message))
 		}
 	}
 	r.appends.add(out.Appends)
 	for i := range out.Replies {
-		r.deliver(&out.Replies[i])
+		touch(touched, r.deliver(&out.Replies[i]))
 	}
 	if out.Flush != nil || out.Recycle != 0 {
 		r.upkeep.add(out.Flush, out.Recycle)
@@ -299,6 +326,13 @@ func (r *Replica) dispatch() {
 		r.announce(*out.Master)
 	}
 	out.Reset()
+}
+
+// touch adds an outlet to those to be pushed, once; nil is none.
+func touch(list *[]*outlet, o *outlet) {
+	if o != nil && !slices.Contains(*list, o) {
+		*list = append(*list, o)
+	}
 }
 
 // announce tells every client who is master now.

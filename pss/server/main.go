@@ -13,11 +13,12 @@ import (
 	"path/filepath"
 	"syscall"
 
-	"github.com/coreos/go-systemd/v22/daemon"
+	sd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/urfave/cli/v2"
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss/agreement"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/daemon"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/release"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/replica"
 )
@@ -102,25 +103,27 @@ func parse(c *cli.Context) (settings, error) {
 }
 
 func serve(c *cli.Context) error {
+	news := daemon.TakeNews()
 	s, err := parse(c)
 	if err != nil {
+		news.Fail(err)
 		return err
 	}
-	child := inBackground()
-	if !s.foreground && child == nil {
-		return detach()
+	if !s.foreground && news == nil {
+		return daemon.Start(os.Args, "") // in this folder: names of files in the arguments may be relative to it
 	}
 	logs := newLogs(s.server.ID, s.foreground, s.level)
 	defer logs.close()
-	err = operate(s, logs.logger, child)
-	if child != nil && err != nil {
-		child.report(err) // if it isn't up yet, the parent tells
+	err = operate(s, logs.logger, news)
+	if news != nil && err != nil {
+		logs.logger.Error("server ended", "error", err) // nobody reads this process's standard error
+		news.Fail(err)                                  // if it isn't up yet, the foreground half tells
 	}
 	return err
 }
 
 // operate runs the server until a signal or a failure ends it.
-func operate(s settings, logger *slog.Logger, child *background) error {
+func operate(s settings, logger *slog.Logger, news *daemon.News) error {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)
@@ -134,16 +137,16 @@ func operate(s settings, logger *slog.Logger, child *background) error {
 		return err
 	}
 	logger.Info("server runs", "id", s.server.ID, "root", s.root, "version", release.Version)
-	if child != nil {
-		child.report(nil)
+	if err := news.Ready(); err != nil {
+		logger.Warn("who started the server does not hear of it", "error", err)
 	}
-	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+	if _, err := sd.SdNotify(false, sd.SdNotifyReady); err != nil {
 		logger.Warn("systemd", "error", err)
 	}
 	select {
 	case sig := <-signals:
 		logger.Info("server stops", "signal", sig.String())
-		_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+		_, _ = sd.SdNotify(false, sd.SdNotifyStopping)
 		return r.Shutdown()
 	case <-r.Done():
 		return r.Close()

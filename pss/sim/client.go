@@ -2,6 +2,7 @@ package sim
 
 import (
 	"encoding/binary"
+	"slices"
 	"time"
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
@@ -20,6 +21,7 @@ const (
 	patienceMin  = 100 * time.Millisecond // how long a client waits for an answer before it asks elsewhere
 	patienceMax  = 2 * time.Second
 	lastRequests = 3 // that each client makes in the second phase
+	maxDepth     = 4 // requests that a client has under way
 )
 
 // request is one thing a client wants.
@@ -33,52 +35,82 @@ type request struct {
 	started time.Duration
 }
 
-// client is a simulated client with one request under way. It behaves as package pss does: it asks
-// whom it takes for the master, and when that fails it raises its session's epoch at another server and
-// asks again under the same sequence number.
+// client is a simulated client. It behaves as package pss does: it sends requests to whom it takes for
+// the master without waiting for the answers to those before, and when that fails it connects to another
+// server, raises its session's epoch there and sends all that is unanswered again, in order and under the
+// same sequence numbers.
 type client struct {
 	w       *world
 	id      int
 	session uint64
 	epoch   uint32
 	seq     uint64
-	server  cell.ID
 	object  uint64
-	sized   bool // the file was given its size; client 0 does that
-	reader  bool // it only reads: it stays with a master that can't agree on anything any more
-	now     *request
-	attempt int // which sending of what; answers to earlier ones are void
-	opening bool
-	left    int // requests still to be made in the second phase
+	sized   bool       // the file was given its size; client 0 does that
+	reader  bool       // it only reads: it stays with a master that can't agree on anything any more
+	depth   int        // requests it has under way at the most
+	window  []*request // under way, in order
+	idle    bool       // the window is full: the next answer makes it think again
+	conn    *conn      // nil between two
+	left    int        // requests still to be made in the second phase
 	value   uint64
 	seen    uint64 // newest value read, for compares to have a chance
 }
 
 func newClient(w *world, id int) *client {
-	return &client{w: w, id: id, session: uint64(id + 1), server: cell.ID(w.rng.IntN(w.o.Core)),
+	c := &client{w: w, id: id, session: uint64(id + 1), depth: 1 + w.rng.IntN(maxDepth),
 		left: lastRequests, reader: id > 1 || id == 1 && w.chance(3)}
+	c.connect(cell.ID(w.rng.IntN(w.o.Core)))
+	return c
+}
+
+// conn is a connection: what is sent on it arrives in order, up to some point. What was on its way when
+// the client gave it up still arrives.
+type conn struct {
+	c        *client
+	s        *server
+	life     int // of the server; another process knows nothing of the connection
+	opened   bool
+	watched  bool          // the client's patience is running
+	heard    time.Duration // when the last answer came
+	there    time.Duration // when the last message arrives
+	back     time.Duration // when the last answer arrives
+	lost     bool          // a message was lost, and so is every later one
+	lostBack bool          // an answer was lost
+	inbox    []*call
+	refused  bool // an operation was answered with NotMaster: so are all later ones
 }
 
 // call is one sending of a request.
 type call struct {
-	c       *client
-	attempt int
-	read    *request // a read of blocks, to be carried out when granted
-	at      *server
-	life    int
+	k     *conn
+	r     *request // nil to open the session
+	bytes []byte   // of the operation; nil for a read
 }
 
 // think schedules the next request.
 func (c *client) think() {
 	c.w.after(c.w.between(netFast, 30*time.Millisecond), func() {
+		if c.w.calm && c.left == 0 {
+			return
+		}
+		if c.idle = len(c.window) >= c.limit(); c.idle {
+			return
+		}
 		if c.w.calm {
-			if c.left == 0 {
-				return
-			}
 			c.left--
 		}
 		c.begin(c.choose())
+		c.think()
 	})
+}
+
+// limit is how many requests may be under way: one until the file is there.
+func (c *client) limit() int {
+	if c.object == 0 || c.id == 0 && !c.sized {
+		return 1
+	}
+	return c.depth
 }
 
 func (c *client) choose() *request {
@@ -116,54 +148,89 @@ func (c *client) begin(r *request) {
 		c.seq++
 		r.seq = c.seq
 	}
-	c.now = r
-	c.send()
+	c.window = append(c.window, r)
+	c.send(r)
 }
 
-// send sends the present request, or opens the session first.
-func (c *client) send() {
-	c.attempt++
-	sent := &call{c: c, attempt: c.attempt}
-	if c.epoch == 0 && c.now.code != 0 {
-		c.epoch, c.opening = 1, true
-	}
-	c.w.after(c.w.between(patienceMin, patienceMax), func() {
-		if c.attempt == sent.attempt && c.now != nil {
-			c.move(cell.ID(c.w.rng.IntN(c.w.o.Core)))
+// connect goes on at a server, with everything that is unanswered.
+func (c *client) connect(to cell.ID) {
+	s := c.w.servers[to]
+	c.conn = &conn{c: c, s: s, life: s.life, lost: !s.up}
+	if c.w.o.Flaw == ApplyTwice {
+		for _, r := range c.window {
+			if r.code != 0 {
+				c.seq++
+				r.seq = c.seq
+			}
 		}
-	})
-	d, ok := c.w.transit()
-	if !ok {
+	}
+	for _, r := range c.window {
+		c.send(r)
+	}
+}
+
+// send sends a request, and before the first operation of a connection a raise of the epoch.
+func (c *client) send(r *request) {
+	k := c.conn
+	if k == nil {
 		return
 	}
-	r, opening := c.now, c.opening
-	var bytes []byte
-	switch {
-	case opening:
-		bytes = op.Head(nil, &op.Header{Code: op.SessionOpen, Session: c.session, Epoch: c.epoch}, nil, 0)
-	case r.code != 0:
-		bytes = c.encode(r)
-	}
-	c.w.after(d, func() { c.w.servers[c.server].request(sent, r, bytes) })
-}
-
-// move goes on at another server, under a new epoch.
-func (c *client) move(to cell.ID) {
-	c.server = to
-	if c.now.code != 0 || c.opening {
+	if r.code != 0 && !k.opened {
+		k.opened = true
 		c.epoch++
-		c.opening = true
+		k.transmit(&call{k: k, bytes: op.Head(nil,
+			&op.Header{Code: op.SessionOpen, Session: c.session, Epoch: c.epoch}, nil, 0)})
 	}
-	if c.w.o.Flaw == ApplyTwice && c.now.code != 0 {
-		c.seq++
-		c.now.seq = c.seq
+	sent := &call{k: k, r: r}
+	if r.code != 0 {
+		sent.bytes = c.encode(r)
 	}
-	c.send()
+	k.transmit(sent)
+	if !k.watched {
+		k.watched, k.heard = true, c.w.now
+		k.watch()
+	}
 }
 
-// encode makes the bytes of the present request.
+// watch runs out of patience when no answer comes.
+func (k *conn) watch() {
+	c, since := k.c, k.heard
+	c.w.after(c.w.between(patienceMin, patienceMax), func() {
+		switch {
+		case c.conn != k:
+		case len(c.window) == 0:
+			k.watched = false
+		case k.heard != since:
+			k.watch()
+		default:
+			c.connect(cell.ID(c.w.rng.IntN(c.w.o.Core)))
+		}
+	})
+}
+
+// transmit sends a call on its way.
+func (k *conn) transmit(sent *call) {
+	d, ok := k.c.w.transit()
+	if k.lost = k.lost || !ok; k.lost {
+		return
+	}
+	k.there = max(k.there, k.c.w.now+d)
+	k.c.w.after(k.there-k.c.w.now, func() { k.s.request(sent) })
+}
+
+// acked is the number of the first operation that is not answered.
+func (c *client) acked() uint64 {
+	for _, r := range c.window {
+		if r.code != 0 {
+			return r.seq
+		}
+	}
+	return c.seq + 1
+}
+
+// encode makes the bytes of an operation.
 func (c *client) encode(r *request) []byte {
-	h := op.Header{Code: r.code, Session: c.session, Epoch: c.epoch, Seq: r.seq, Acked: r.seq, Object: c.object,
+	h := op.Header{Code: r.code, Session: c.session, Epoch: c.epoch, Seq: r.seq, Acked: c.acked(), Object: c.object,
 		Offset: uint64(firstSector+r.sector) * sectorBytes, Length: uint64(r.count) * sectorBytes}
 	switch r.code {
 	case op.CreateFile:
@@ -195,37 +262,49 @@ func fill(value uint64, sectors int) []byte {
 }
 
 // request is a client's request arriving at a server.
-func (s *server) request(sent *call, r *request, bytes []byte) {
-	if !s.up {
+func (s *server) request(sent *call) {
+	k := sent.k
+	if !s.up || s.life != k.life {
 		return
 	}
-	sent.at, sent.life = s, s.life
+	k.inbox = append(k.inbox, sent)
 	s.later(0, func() {
-		switch {
-		case bytes != nil:
-			s.core.Propose(replica.Proposal{Origin: replica.Origin{Client: sent}, Op: bytes})
-		case s.clock() < s.core.Lease() || s.w.o.Flaw == DeposedReads && s.wasMaster:
-			s.readNow(sent, r)
-			return
-		default:
-			sent.read = r
-			s.core.Ask(s.clock(), replica.Read{Origin: replica.Origin{Client: sent}})
-		}
-		s.pump(nil)
+		// Whatever became of the process meanwhile, a connection's messages stay in order.
+		next := k.inbox[0]
+		k.inbox = k.inbox[1:]
+		s.serve(next)
 	})
 }
 
+// serve takes a request as replica's client connections do.
+func (s *server) serve(sent *call) {
+	switch {
+	case sent.bytes != nil && sent.k.refused:
+		s.refuse(sent)
+		return
+	case sent.bytes != nil:
+		s.core.Propose(replica.Proposal{Origin: replica.Origin{Client: sent}, Op: sent.bytes})
+	case s.clock() < s.core.Lease() || s.w.o.Flaw == DeposedReads && s.wasMaster:
+		s.readNow(sent)
+		return
+	default:
+		s.core.Ask(s.clock(), replica.Read{Origin: replica.Origin{Client: sent}})
+	}
+	s.pump(nil)
+}
+
 // readNow reads the sectors of a request and sends them to the client.
-func (s *server) readNow(sent *call, r *request) {
+func (s *server) readNow(sent *call) {
+	r := sent.r
 	buf := make([]byte, r.count*sectorBytes)
-	size, _, ok := s.core.Machine().Object(sent.c.object)
+	size, _, ok := s.core.Machine().Object(sent.k.c.object)
 	if !ok {
 		s.w.fail("server %d: the file is gone", s.id)
 		return
 	}
 	from := uint64(firstSector+r.sector) * sectorBytes
 	if size > from {
-		if err := s.store.ReadAt(sent.c.object, int64(from), buf[:min(uint64(len(buf)), size-from)]); err != nil {
+		if err := s.store.ReadAt(sent.k.c.object, int64(from), buf[:min(uint64(len(buf)), size-from)]); err != nil {
 			s.w.fail("server %d reads: %w", s.id, err)
 			return
 		}
@@ -241,7 +320,7 @@ func (s *server) readNow(sent *call, r *request) {
 			}
 		}
 	}
-	s.answer(sent, func() { sent.c.finish(op.Result{}, values) })
+	s.answer(sent, func() { sent.k.c.finish(r, op.Result{}, values) })
 }
 
 // reply carries a Core's reply to the client it is for.
@@ -250,55 +329,63 @@ func (s *server) reply(r replica.Reply) {
 	switch {
 	case !ok: // nobody waits
 	case r.Granted:
-		s.readNow(sent, sent.read)
+		s.readNow(sent)
 	case r.NotMaster:
-		hint := s.core.View()
-		s.answer(sent, func() {
-			to := cell.ID(s.w.rng.IntN(s.w.o.Core))
-			if hint.Known {
-				to = hint.Master
-			}
-			c := sent.c
-			c.attempt++ // the time-out is void
-			c.w.after(c.w.between(time.Millisecond, 20*time.Millisecond), func() { c.move(to) })
-		})
+		s.refuse(sent)
 	default:
-		s.answer(sent, func() { sent.c.result(r.Result) })
+		s.answer(sent, func() { sent.k.c.result(sent, r.Result) })
 	}
 }
 
-// answer carries an answer over the network, unless the connection has ended or the client has given up.
+// refuse answers NotMaster: the client goes on elsewhere.
+func (s *server) refuse(sent *call) {
+	sent.k.refused = sent.k.refused || sent.bytes != nil
+	hint := s.core.View()
+	s.answer(sent, func() {
+		to := cell.ID(s.w.rng.IntN(s.w.o.Core))
+		if hint.Known {
+			to = hint.Master
+		}
+		c := sent.k.c
+		c.conn = nil
+		c.w.after(c.w.between(time.Millisecond, 20*time.Millisecond), func() { c.connect(to) })
+	})
+}
+
+// answer carries an answer over the network, unless an earlier one was lost or the client has given the
+// connection up.
 func (s *server) answer(sent *call, do func()) {
+	k := sent.k
 	d, ok := s.w.transit()
-	if !ok {
+	if k.lostBack = k.lostBack || !ok; k.lostBack {
 		return
 	}
-	s.w.after(d, func() {
-		if sent.c.attempt == sent.attempt && sent.c.now != nil {
+	k.back = max(k.back, s.w.now+d)
+	s.w.after(k.back-s.w.now, func() {
+		if k.c.conn == k {
+			k.heard = s.w.now
 			do()
 		}
 	})
 }
 
 // result takes the answer to an operation.
-func (c *client) result(res op.Result) {
+func (c *client) result(sent *call, res op.Result) {
 	switch {
-	case c.opening && res.Errno == op.OK:
-		c.opening = false
-		c.send()
 	case res.Errno == op.StaleEpoch || res.Errno == op.NoSession:
-		// A late duplicate of an older opening was answered, or ours overtook it: open again.
-		c.move(c.server)
-	default:
-		c.finish(res, nil)
+		// Nobody opened the session after us, and what follows the opening can't overtake it.
+		c.w.fail("client %d, epoch %d: %w", c.id, c.epoch, res.Errno)
+	case sent.r != nil:
+		c.finish(sent.r, res, nil)
+	case res.Errno != op.OK:
+		c.w.fail("client %d opens its session: %w", c.id, res.Errno)
 	}
 }
 
-// finish ends the present request and notes what the client saw.
-func (c *client) finish(res op.Result, values []uint64) {
-	w, r := c.w, c.now
-	c.now = nil
-	c.attempt++
+// finish ends a request and notes what the client saw.
+func (c *client) finish(r *request, res op.Result, values []uint64) {
+	w := c.w
+	c.window = slices.DeleteFunc(c.window, func(x *request) bool { return x == r })
 	w.tracef("client %d: %v sector %d+%d value %d: %v %v", c.id, r.code, r.sector, r.count, r.value, res, values)
 	switch {
 	case r.code == op.CreateFile && res.Errno == op.OK:
@@ -316,7 +403,10 @@ func (c *client) finish(res op.Result, values []uint64) {
 		w.fail("client %d: %v failed: %w", c.id, r.code, res.Errno)
 		return
 	}
-	c.think()
+	if c.idle {
+		c.idle = false
+		c.think()
+	}
 }
 
 func (c *client) note(r *request, ret time.Duration, res op.Result, values []uint64) {
@@ -335,9 +425,12 @@ func (c *client) note(r *request, ret time.Duration, res op.Result, values []uin
 	}
 }
 
-// unfinished notes a request that the run ended on.
+// unfinished notes the requests that the run ended on.
 func (c *client) unfinished() {
-	if r := c.now; r != nil && r.code != 0 && r.code != op.CreateFile && r.code != op.Truncate {
+	for _, r := range c.window {
+		if r.code == 0 || r.code == op.CreateFile || r.code == op.Truncate {
+			continue
+		}
 		for i := range r.count {
 			a := action{kind: doWrite, new: r.value}
 			if r.code == op.CompareAndWrite {

@@ -193,7 +193,7 @@ func (w *world) wait(limit time.Duration, cond func() bool) bool {
 
 func (w *world) answered() bool {
 	for _, c := range w.clients {
-		if c.now != nil || c.left > 0 {
+		if len(c.window) > 0 || c.left > 0 {
 			return false
 		}
 	}

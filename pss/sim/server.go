@@ -260,6 +260,10 @@ func (s *server) catchUp(b *replica.CatchUp) {
 		w.kill(s, true)
 		return
 	}
+	if errors.Is(err, replica.ErrNotNeeded) {
+		s.pump(s.core.CaughtUp(nil, err))
+		return
+	}
 	if err != nil {
 		w.fail("server %d catches up from %d: %w", s.id, b.From, err)
 		return

@@ -13,7 +13,7 @@ var (
 	firstSeed = flag.Uint64("first", 1, "first seed of TestSeeds")
 	seedCount = flag.Int("seeds", 300, "number of seeds of TestSeeds")
 	stepCount = flag.Int("steps", 3000, "events in the first phase of a run")
-	traced    = flag.Bool("trace", false, "print every event of TestSeeds: for one seed")
+	traced    = flag.Bool("traced", false, "print every event of TestSeeds: for one seed")
 )
 
 // simulate runs one seed. Agreement draws its election time-outs from crypto/rand, which the test
@@ -28,7 +28,7 @@ func simulate(t *testing.T, o Options) (st Stats, err error) {
 
 // TestSeeds runs many seeds. To look at one that fails:
 //
-//	go test ./pss/sim -run TestSeeds -first SEED -seeds 1 -trace
+//	go test ./pss/sim -run TestSeeds -first SEED -seeds 1 -traced
 func TestSeeds(t *testing.T) {
 	var total Stats
 	began := time.Now()
@@ -39,7 +39,7 @@ func TestSeeds(t *testing.T) {
 		}
 		st, err := simulate(t, o)
 		if err != nil {
-			t.Fatalf("%v\nrepeat with: go test ./pss/sim -run TestSeeds -first %d -seeds 1 -steps %d -trace",
+			t.Fatalf("%v\nrepeat with: go test ./pss/sim -run TestSeeds -first %d -seeds 1 -steps %d -traced",
 				err, o.Seed, *stepCount)
 		}
 		total.Events += st.Events

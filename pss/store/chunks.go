@@ -126,6 +126,11 @@ func (w *chunkWriter) data(o *object, c *chunkChange) error {
 		}
 		blocks = blocks[n:]
 	}
+	if b, ok := f.(writebacker); ok && len(c.blocks) > 0 {
+		if err := b.StartWriteback(0, ChunkSize); err != nil {
+			return fmt.Errorf("starting to write %s back: %w", chunkFile(o.folder, c.chunk), err)
+		}
+	}
 	return nil
 }
 
@@ -151,13 +156,8 @@ func (w *chunkWriter) run(f disk.File, flags changeFlags, blocks []blockChange) 
 		}
 		w.s.buf = p
 	}
-	if _, err := f.WriteAt(p, off); err != nil {
-		return err
-	}
-	if b, ok := f.(writebacker); ok {
-		return b.StartWriteback(off, n)
-	}
-	return nil
+	_, err := f.WriteAt(p, off)
+	return err
 }
 
 // records writes the records of the blocks of a chunk, page by page.

@@ -345,9 +345,10 @@ func (in *installation) each(fn func(*chunkChange) error) error {
 	return nil
 }
 
-// syncFolders makes the names of all staged files durable.
+// syncFolders makes the names of all staged files durable, up to that of the staging folder itself:
+// `prepared`, which stands beside it, must not survive a crash without it.
 func (st *Staging) syncFolders() error {
-	dirs := map[string]bool{}
+	dirs := map[string]bool{st.s.o.Dir: true}
 	for key, entry := range st.chunks {
 		if entry&hasFile == 0 {
 			continue

@@ -185,6 +185,34 @@ func TestInstallPowerCut(t *testing.T) {
 	}
 }
 
+// TestPreparedOutlivesStaging cuts the power right after `prepared` got its name: whatever names survive,
+// what it refers to must.
+func TestPreparedOutlivesStaging(t *testing.T) {
+	from := newRig(t)
+	from.do("create", 30, 0, 0)
+	from.do("write", 30, 0, 2*BlockSize)
+	from.flush()
+	for seed := range uint64(64) {
+		to := newRig(t)
+		renamed := false
+		to.mem.SetHook(func(op, name string) error {
+			if renamed {
+				return disk.ErrCrashed
+			}
+			renamed = op == disk.OpRename
+			return nil
+		})
+		if _, err := catchUp(from, to); !errors.Is(err, disk.ErrCrashed) {
+			t.Fatal(err)
+		}
+		to.mem.SetHook(nil)
+		to.mem.Crash(rand.New(rand.NewPCG(seed, 0)))
+		if err := to.tryOpen(); err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+	}
+}
+
 // TestDifference shows that of a chunk only those blocks travel that differ, and that one that
 // turns out to be damaged on the way is asked for again.
 func TestDifference(t *testing.T) {

@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -19,6 +20,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/wire/socket"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -518,4 +520,75 @@ func TestSlabChunkReturns(t *testing.T) {
 	}
 	runtime.KeepAlive(kept)
 	runtime.KeepAlive(s)
+}
+
+// TestTryFlush fills a connection that nobody reads with TryFlush until it has no room, has Flush go on,
+// and finds every frame whole and in order on the other side.
+func TestTryFlush(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	near, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer near.Close()
+	far, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	w := NewWriter(near)
+	w.Timeout = time.Minute
+	body := make([]byte, 300<<10)
+	var sent uint64
+	for full := false; !full; {
+		for range 3 {
+			sent++
+			binary.LittleEndian.PutUint64(body, sent)
+			if err := w.Frame(KindStatusReply, 0, sent, bytes.Clone(body)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		switch err := w.TryFlush(); err {
+		case nil:
+			if w.Buffered() != 0 {
+				t.Fatalf("%d bytes are left after a whole TryFlush", w.Buffered())
+			}
+		case socket.ErrWouldBlock:
+			full = true
+		default:
+			t.Fatal(err)
+		}
+	}
+	flushed := make(chan error, 1)
+	go func() { flushed <- w.Flush() }()
+	rd := NewReader(far)
+	for tag := uint64(1); tag <= sent; tag++ {
+		h, err := rd.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, h.Size)
+		if err := rd.Body(got); err != nil {
+			t.Fatal(err)
+		}
+		if h.Tag != tag || binary.LittleEndian.Uint64(got) != tag || len(got) != len(body) {
+			t.Fatalf("frame %d holds %d in %d bytes", h.Tag, binary.LittleEndian.Uint64(got), len(got))
+		}
+	}
+	if err := <-flushed; err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Pong(7); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.TryFlush(); err != nil {
+		t.Fatal(err)
+	}
+	if h, err := rd.Next(); err != nil || h.Kind != KindPong || h.Tag != 7 {
+		t.Fatalf("%+v, %v", h, err)
+	}
 }

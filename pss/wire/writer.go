@@ -10,6 +10,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/wire/socket"
 )
 
 const (
@@ -28,10 +29,12 @@ type Writer struct {
 	Timeout time.Duration
 
 	conn    net.Conn
-	heads   []byte   // headers and copied bodies; heads[open:] is not in bufs yet
-	open    int      // index into heads
-	bufs    [][]byte // what to write before heads[open:]
-	size    int      // bytes of all
+	heads   []byte       // headers and copied bodies; heads[open:] is not in bufs yet
+	open    int          // index into heads
+	bufs    [][]byte     // what to write before heads[open:]
+	done    int          // of bufs, written by TryFlush
+	socket  *socket.Conn // set by the first TryFlush
+	size    int          // bytes of all
 	vector  net.Buffers
 	scratch []byte
 	err     error // of the first Flush that failed
@@ -116,18 +119,64 @@ func (w *Writer) Flush() error {
 		}
 	}
 	if w.err == nil {
-		w.vector = net.Buffers(w.bufs)
+		w.vector = net.Buffers(w.bufs[w.done:])
 		_, w.err = w.vector.WriteTo(w.conn)
 		w.vector = nil
+		if w.socket != nil && w.Timeout > 0 && w.err == nil {
+			// A deadline that passes meanwhile would end the next TryFlush.
+			w.err = w.conn.SetWriteDeadline(time.Time{})
+		}
 	}
 	w.Reset()
 	return w.err
 }
 
+// TryFlush is Flush for those who must not wait: it writes as much as the connection has room for. If
+// that is not everything it returns socket.ErrWouldBlock; the rest stays, for Flush and nothing else to
+// go on with. On a connection that is not TCP it writes nothing.
+func (w *Writer) TryFlush() error {
+	if w.size == 0 || w.err != nil {
+		return w.err
+	}
+	if w.socket == nil {
+		if w.socket = socket.Of(w.conn); w.socket == nil {
+			return socket.ErrWouldBlock
+		}
+	}
+	w.cut()
+	for w.done < len(w.bufs) {
+		n, err := w.socket.TryWrite(w.bufs[w.done:])
+		if err == socket.ErrWouldBlock {
+			return err
+		}
+		if err != nil {
+			w.err = err
+			break
+		}
+		w.consume(n)
+	}
+	w.Reset()
+	return w.err
+}
+
+// consume notes that n bytes were written.
+func (w *Writer) consume(n int) {
+	w.size -= n
+	for n > 0 {
+		if b := w.bufs[w.done]; n < len(b) {
+			w.bufs[w.done] = b[n:]
+			return
+		}
+		n -= len(w.bufs[w.done])
+		w.bufs[w.done] = nil
+		w.done++
+	}
+}
+
 // Reset forgets everything collected.
 func (w *Writer) Reset() {
 	clear(w.bufs) // so that bodies can be freed
-	w.bufs, w.open, w.size = w.bufs[:0], 0, 0
+	w.bufs, w.done, w.open, w.size = w.bufs[:0], 0, 0, 0
 	if cap(w.heads) > keepHeads {
 		w.heads = nil
 	}

@@ -58,13 +58,21 @@ func (l *lab) answer(r mgmt.Request) mgmt.Response {
 	return mgmt.Response{}
 }
 
+// strangerUID is a user whose environment names no management socket.
+const strangerUID = 1001
+
 // run runs a command line, split at blanks, and shows all that came of it: outputs, status, and the
 // requests that change something.
 func (l *lab) run(t *testing.T, name, line string, uid int) string {
 	var out, stderr bytes.Buffer
 	env := System()
 	env.Stdout, env.Stderr = &out, &stderr
-	env.LookupEnv = func(name string) (string, bool) { return l.Base, name == mgmt.BaseEnv }
+	env.LookupEnv = func(name string) (string, bool) {
+		if uid == strangerUID {
+			return "", false
+		}
+		return l.Base, name == mgmt.BaseEnv
+	}
 	env.UID = func() int { return uid }
 	env.Users = func(path string) (bool, error) { return l.used[filepath.Base(path)], nil }
 	env.Tool = func(argv ...string) (string, int) {
@@ -116,8 +124,8 @@ func describe(r mgmt.Request) string {
 
 // TestScenarios: `file NAME` writes a file, `show MODE` sets what the daemon shows, `fail` makes it
 // answer errors (`MODE OP ERRNO [PARAMS]`), `used NAME...` are files in use, `tool COMMAND` is what a
-// program says, `run` runs a command line; `run user` does as somebody who is not root, `run NAME` under
-// another name.
+// program says, `run` runs a command line; `run user` does as somebody who is not root, with a socket
+// that the environment names, `run stranger` as one without, `run NAME` under another name.
 func TestScenarios(t *testing.T) {
 	datadriven.Walk(t, "testdata/scenarios", func(t *testing.T, path string) {
 		l := newLab(t)
@@ -159,6 +167,8 @@ func TestScenarios(t *testing.T) {
 				name, uid := Name, 0
 				if len(words) > 0 && words[0] == "user" {
 					uid = 1000
+				} else if len(words) > 0 && words[0] == "stranger" {
+					uid = strangerUID
 				} else if len(words) > 0 {
 					name = words[0]
 				}

@@ -1,0 +1,84 @@
+package agreement
+
+import (
+	"log/slog"
+	"testing"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"pgregory.net/rapid"
+
+	"github.com/paxos-iscsi/paxos-iscsi/pss/disk"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/log"
+)
+
+// TestLeaseEndsBeforePromise holds the arithmetic of the package comment against any timing: on the
+// clock of a follower that runs MaxDrift faster, the promise lasts longer than the lease on the master's.
+func TestLeaseEndsBeforePromise(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		tm := Timing{Tick: time.Duration(rapid.IntRange(1, 1e9).Draw(t, "tick")), Heartbeat: 1,
+			Election: rapid.IntRange(3, 100).Draw(t, "election")}
+		lease := float64(tm.lease()) * (1 + MaxDrift)
+		if lease > float64(tm.promise()) {
+			t.Fatalf("%+v: a lease of %v, but votes may be given after %v", tm, tm.lease(), tm.promise())
+		}
+		// A follower stands for election itself after that many ticks, of which the first may come at once.
+		if own := tm.Tick * time.Duration(tm.Election-1); float64(own) < lease {
+			t.Fatalf("%+v: a lease of %v, but a follower stands for election after %v", tm, tm.lease(), own)
+		}
+	})
+}
+
+func single(t *testing.T) *Node {
+	t.Helper()
+	l, err := log.Open(disk.NewMem(), "log", log.Options{SegmentBytes: 16 << 10})
+	check(t, err)
+	t.Cleanup(func() { check(t, l.Close()) })
+	n, err := NewNode(Config{ID: 0, Members: raftpb.ConfState{Voters: []uint64{1, 2, 3}}, Log: l, Timing: LAN,
+		Logger: slog.New(slog.DiscardHandler)}, time.Second)
+	check(t, err)
+	return n
+}
+
+// TestWhatNoServerSends gives a Node every type of message there is, from another server: what does not
+// belong there has no effect, and above all does not end this server.
+func TestWhatNoServerSends(t *testing.T) {
+	for kind := range raftpb.MessageType_name {
+		n := single(t)
+		m := raftpb.Message{Type: raftpb.MessageType(kind), From: 2, To: 1, Term: 0}
+		if m.Type == raftpb.MsgProp {
+			m.Entries = []raftpb.Entry{{Data: []byte("x")}}
+		}
+		if err := n.Step(2*time.Second, m, 0, 0); err != nil {
+			t.Errorf("%v: %v", m.Type, err)
+		}
+		if p := n.Position(); p.Last != 0 || p.Term != 0 {
+			t.Errorf("%v had an effect: %+v", m.Type, p)
+		}
+	}
+}
+
+// TestStoppedClockElectsNobody proves that a server that was stopped for long hears its peers before it
+// judges them: however much time a call of Tick brings, it is one tick.
+func TestStoppedClockElectsNobody(t *testing.T) {
+	n := single(t)
+	var out Output
+	n.Tick(time.Hour)
+	n.Tick(time.Hour + 1)
+	if n.Ready(&out); len(out.Messages) > 0 {
+		t.Fatalf("it stands for election after one tick: %v", out.Messages)
+	}
+}
+
+// TestLogBehindCheckpointIsRefused: a log that begins after the checkpoint has a gap no one can fill here.
+func TestLogBehindCheckpointIsRefused(t *testing.T) {
+	l, err := log.Open(disk.NewMem(), "log", log.Options{SegmentBytes: 16 << 10})
+	check(t, err)
+	t.Cleanup(func() { check(t, l.Close()) })
+	check(t, l.Reset(10, 1))
+	_, err = NewNode(Config{Members: raftpb.ConfState{Voters: []uint64{1}}, Applied: 5, Log: l, Timing: LAN,
+		Logger: slog.New(slog.DiscardHandler)}, 0)
+	if err == nil || err.Error() != "the log begins at 11 but the checkpoint ends at 5" {
+		t.Fatal(err)
+	}
+}
