@@ -31,9 +31,9 @@ func TestParse(t *testing.T) {
 	if s, zero, err := parse(b); s != want || zero || err != nil {
 		t.Fatalf("%v, %v, %v", s, zero, err)
 	}
-	for bit := 0; bit < BlockSize*8; bit++ {
-		if bit >= 8*blockHeader && bit < 8*BlockSize-17 {
-			bit += 16 // the noise is all alike
+	for bit, step := 0, 1; bit < BlockSize*8; bit += step {
+		if bit >= blockHeader*8 {
+			step = 17 // the noise is all alike
 		}
 		b[bit/8] ^= 1 << (bit % 8)
 		if _, _, err := parse(b); !errors.Is(err, ErrTorn) {

@@ -241,8 +241,7 @@ func TestDepth(t *testing.T) {
 		task := &tasks[i]
 		task.LUN = 1
 		n := 0
-		var again func(*Task)
-		again = func(task *Task) {
+		again := func(task *Task) {
 			err := task.Err
 			if n++; err == nil && n < rounds {
 				if n%2 == 1 {

@@ -65,7 +65,6 @@ type ramDisk struct {
 	hold    bool           // writes are kept
 	kept    []*sam.Command // in their order
 	written []uint64       // block addresses of writes carried out
-	reserve bool           // answers BUSY
 }
 
 func newRAMDisk(size int) *ramDisk {
