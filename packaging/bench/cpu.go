@@ -55,8 +55,8 @@ func machineTime() (time.Duration, error) {
 	return parseStat(string(b))
 }
 
-// parseStat reads the first line of /proc/stat (proc_stat(5)): cpu user nice system idle iowait irq softirq steal; guest
-// times are in user and nice already.
+// parseStat reads the first line of /proc/stat (proc_stat(5)): cpu user nice system idle iowait irq softirq
+// steal; guest times are in user and nice already.
 func parseStat(text string) (time.Duration, error) {
 	line, _, _ := strings.Cut(text, "\n")
 	fields := strings.Fields(line)

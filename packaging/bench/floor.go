@@ -32,8 +32,7 @@ func floorOf(name string, h *latencies) floor {
 }
 
 // takeFloors measures the disk that holds dir, and loopback, each for so long.
-func takeFloors(ctx context.Context, dir string, d time.Duration, say func(string, ...any)) ([]floor, error) {
-	say("measuring the floors")
+func takeFloors(ctx context.Context, dir string, d time.Duration) ([]floor, error) {
 	var all []floor
 	for _, size := range []int{4 << 10, 8 << 10} {
 		h, err := diskFloor(ctx, filepath.Join(dir, "floor"), size, d)
@@ -46,7 +45,8 @@ func takeFloors(ctx context.Context, dir string, d time.Duration, say func(strin
 	if err != nil {
 		return nil, err
 	}
-	return append(all, floorOf(fmt.Sprintf("loopback TCP: %d bytes there, %d+%d back", headBytes, headBytes, pageBytes), h)), nil
+	name := fmt.Sprintf("loopback TCP: %d bytes there, %d+%d back", headBytes, headBytes, pageBytes)
+	return append(all, floorOf(name, h)), nil
 }
 
 // diskFloor writes size bytes and has them made durable, again and again and one after the other in a file that
@@ -54,7 +54,7 @@ func takeFloors(ctx context.Context, dir string, d time.Duration, say func(strin
 func diskFloor(ctx context.Context, name string, size int, d time.Duration) (*latencies, error) {
 	fd, err := unix.Open(name, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_DIRECT|unix.O_CLOEXEC, 0o600)
 	if errors.Is(err, unix.EINVAL) {
-		return nil, fmt.Errorf("measure the disk: %s is on no disk (there is no direct I/O): name a folder on one with --dir", name)
+		return nil, fmt.Errorf("measure the disk: %s is on none, it takes no direct I/O: name a folder on one with --dir", name)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("measure the disk: open %s: %w", name, err)

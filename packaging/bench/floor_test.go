@@ -14,7 +14,7 @@ func TestFloors(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	floors, err := takeFloors(t.Context(), dir, 20*time.Millisecond, t.Logf)
+	floors, err := takeFloors(t.Context(), dir, 20*time.Millisecond)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +38,7 @@ func TestFloorsInterrupted(t *testing.T) {
 	if _, err := netFloor(ctx, time.Hour); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	if _, err := takeFloors(ctx, "/var/tmp", time.Hour, t.Logf); !errors.Is(err, context.Canceled) {
+	if _, err := takeFloors(ctx, "/var/tmp", time.Hour); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 }

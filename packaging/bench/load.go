@@ -30,6 +30,11 @@ type unit struct {
 	keeps  bool   // it holds content
 }
 
+// options are for a session with so many commands under way.
+func (u unit) options(depth int) initiator.Options {
+	return initiator.Options{Portal: u.portal, Target: u.target, Initiator: initiatorName, Depth: depth}
+}
+
 // load keeps as many I/Os of a test under way as its depth says, on a session of its own. Everything it needs
 // is allocated before the first I/O: after that each completion, in the session's own goroutine, notes the
 // latency and submits the same task again.
@@ -71,7 +76,7 @@ func newLoad(ctx context.Context, t test, u unit, seed uint64) (*load, error) {
 		return nil, fmt.Errorf("%s: %d bytes hold no I/O of %d", t.name, u.bytes, t.bytes)
 	}
 	var err error
-	l.session, err = initiator.Login(ctx, initiator.Options{Portal: u.portal, Target: u.target, Initiator: initiatorName, Depth: t.depth})
+	l.session, err = initiator.Login(ctx, u.options(t.depth))
 	if err != nil {
 		return nil, err
 	}

@@ -75,6 +75,13 @@ func (m *memory) perform(io *backstore.IO) {
 	}
 }
 
+// check judges all that is stored.
+func (m *memory) check() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return checkStamps(m.bytes, 0)
+}
+
 // letGo carries out what is kept, and everything from now on; it returns how much was kept.
 func (m *memory) letGo() int {
 	m.mu.Lock()
@@ -132,7 +139,7 @@ func serve(t *testing.T, bytes int) (*memory, *iscsi.Server, unit) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return m, server, unit{portal: p.Addr().String(), target: "iqn.2001-03.jp.tritech:test", bytes: int64(bytes), keeps: true}
+	return m, server, unit{p.Addr().String(), "iqn.2001-03.jp.tritech:test", int64(bytes), true}
 }
 
 // drive runs a load until the store had so many requests, or the load failed, and returns how it ended.
@@ -159,7 +166,7 @@ func TestFillThenEveryTest(t *testing.T) {
 	if n := m.writes.Load(); n != 16 {
 		t.Errorf("the fill wrote %d pieces, want 16", n)
 	}
-	if err := checkStamps(m.bytes, 0); err != nil {
+	if err := m.check(); err != nil {
 		t.Fatal(err)
 	}
 	for _, r := range tests() {
@@ -177,13 +184,14 @@ func TestFillThenEveryTest(t *testing.T) {
 			// 200 draws or more: the part of reads is off by less than a fifth but once in millions of runs,
 			// and the seed is fixed.
 			part := 100 * float64(reads) / float64(reads+writes)
-			if want := float64(r.readPercent); part < want-20*want*(100-want)/2100 || part > want+20*want*(100-want)/2100 {
+			want := float64(r.readPercent)
+			if off := 20 * want * (100 - want) / 2100; part < want-off || part > want+off {
 				t.Errorf("%.0f%% of the I/Os read, want %d%%", part, r.readPercent)
 			}
 			if h.quantile(1) <= 0 {
 				t.Error("no latency was noted")
 			}
-			if err := checkStamps(m.bytes, 0); err != nil {
+			if err := m.check(); err != nil {
 				t.Error(err)
 			}
 		})
@@ -205,7 +213,7 @@ func TestDepth(t *testing.T) {
 		t.Errorf("%d I/Os have completed of which none can have", h.count())
 	}
 	// The load sends no ninth as long as none is over; the target would have had it by the time it answers this.
-	probe, err := initiator.Login(t.Context(), initiator.Options{Portal: u.portal, Target: u.target, Initiator: initiatorName})
+	probe, err := initiator.Login(t.Context(), u.options(1))
 	if err != nil {
 		t.Fatal(err)
 	}

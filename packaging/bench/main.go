@@ -13,7 +13,7 @@
 //     all processes that serve the unit, at the beginning and at the end: measure.go, cpu.go
 //  3. stop, and wait until what was put off is done, so that nobody else pays for it: measure.go
 //
-// Who serves what is targets.go, what is measured and in which order plan.go, the outcome table.go.
+// What is measured and in which order is plan.go, who serves it lab.go and targets.go, the outcome table.go.
 package main
 
 import (
@@ -106,15 +106,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 }
 
 func parse(c *cli.Context) (settings, error) {
+	seconds := c.Float64("seconds")
 	s := settings{
-		seconds: time.Duration(c.Float64("seconds") * float64(time.Second)), rounds: c.Int("rounds"), only: c.StringSlice("only"),
+		seconds: time.Duration(seconds * float64(time.Second)), rounds: c.Int("rounds"), only: c.StringSlice("only"),
 		dir: c.String("dir"), bin: c.String("bin"), bytes: c.Int64("mib") << 20, json: c.Bool("json"),
 	}
 	switch {
 	case c.NArg() > 0:
 		return s, usageError{fmt.Errorf("%q: no arguments are taken, only options", c.Args().First())}
-	case !(c.Float64("seconds") > 0 && c.Float64("seconds") <= maxSeconds):
-		return s, usageError{fmt.Errorf("--seconds %g: more than 0 and at most %d", c.Float64("seconds"), maxSeconds)}
+	case !(seconds > 0 && seconds <= maxSeconds):
+		return s, usageError{fmt.Errorf("--seconds %g: more than 0 and at most %d", seconds, maxSeconds)}
 	case s.rounds < 1 || s.rounds > maxRounds:
 		return s, usageError{fmt.Errorf("--rounds %d: 1 to %d", s.rounds, maxRounds)}
 	case c.Int64("mib") < minMiB || c.Int64("mib") > maxMiB:
@@ -126,31 +127,32 @@ func parse(c *cli.Context) (settings, error) {
 	return s, nil
 }
 
-// bench takes the floors, starts what is to be measured, measures, and prints. When something fails on the way, what
-// was measured until then is printed all the same.
+// bench takes the floors, starts what is to be measured, measures, and prints. When something fails on the way,
+// what was measured until then is printed all the same.
 func bench(ctx context.Context, s settings, stdout, stderr io.Writer) (err error) {
 	chosen, err := choose(s.only, columns(), tests())
 	if err != nil {
 		return err
 	}
-	lab, err := newLab(s, chosen)
+	say := func(format string, args ...any) { fmt.Fprintf(stderr, format+"\n", args...) }
+	lab, err := newLab(s, chosen, say)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, lab.close()) }()
-	say := func(format string, args ...any) { fmt.Fprintf(stderr, format+"\n", args...) }
+	say("measuring the floors")
 	r := &report{Machine: thisMachine(), Seconds: s.seconds.Seconds(), Rounds: s.rounds, MiB: s.bytes >> 20}
-	if r.Floors, err = takeFloors(ctx, lab.dir, min(s.seconds, maxFloorTime), say); err != nil {
+	if r.Floors, err = takeFloors(ctx, lab.dir, min(s.seconds, maxFloorTime)); err != nil {
 		return err
 	}
-	if err := lab.start(ctx, say); err != nil {
+	if err := lab.start(ctx); err != nil {
 		return err
 	}
 	r.LeftOut, r.IdleCores = lab.leftOut, lab.idleCores()
-	// The load is one goroutine that reads, and at times one that writes. With more than one processor Go would look for
-	// work on the others whenever it waits, and take them from the servers.
+	// The load is one goroutine that reads, and at times one that writes. With more than one processor Go
+	// would look for work on the others whenever it waits, and take them from the servers.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	measured, err := lab.measure(ctx, s.seconds, s.rounds, say)
+	measured, err := lab.measure(ctx, s.seconds, s.rounds)
 	r.evaluate(measured)
 	if s.json {
 		return errors.Join(err, r.writeJSON(stdout))

@@ -14,7 +14,8 @@ import (
 func TestBadOptions(t *testing.T) {
 	for _, tt := range []struct{ line, want string }{
 		{"--seconds 0", "--seconds 0: "}, {"--seconds -1", "--seconds -1: "}, {"--seconds NaN", "--seconds NaN: "},
-		{"--seconds x", "-seconds"}, {"--rounds 0", "--rounds 0: "}, {"--mib 1", "--mib 1: "}, {"--only nobody", `--only "nobody" picks nothing`},
+		{"--seconds x", "-seconds"}, {"--rounds 0", "--rounds 0: "}, {"--mib 1", "--mib 1: "},
+		{"--only nobody", `--only "nobody" picks nothing`},
 		{"--what", "-what"}, {"word", `"word": no arguments`},
 	} {
 		var stdout, stderr bytes.Buffer
@@ -43,7 +44,7 @@ func TestBadFolders(t *testing.T) {
 			t.Errorf("%q lacks %q", stderr.String(), tt.want)
 		}
 	}
-	if _, err := newLab(settings{bin: programs(t), dir: bin, bytes: 1 << 60}, []pair{{columns()[3], tests()[0]}}); err == nil ||
+	if _, err := newLab(settings{bin: programs(t), dir: bin, bytes: 1 << 60}, []pair{{columns()[3], tests()[0]}}, t.Logf); err == nil ||
 		!strings.Contains(err.Error(), "are needed") {
 		t.Errorf("a disk that is too small: %v", err)
 	}
@@ -80,6 +81,7 @@ func TestBench(t *testing.T) {
 	bin := build(t)
 	t.Run("all", func(t *testing.T) { testAll(t, bin) })
 	t.Run("interrupt", func(t *testing.T) { testInterrupt(t, bin) })
+	t.Run("not tgt", func(t *testing.T) { testNotTgt(t, bin) })
 }
 
 // Every store is measured and nothing stays behind. Beside the real tgt if that is installed; its absence is told.
@@ -89,7 +91,8 @@ func testAll(t *testing.T, bin string) {
 		t.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	args := []string{"bench", "--bin", bin, "--dir", dir, "--seconds", "0.1", "--mib", "16", "--only", "*/read-d1,pss-3,our-durable/write-d32"}
+	args := []string{"bench", "--bin", bin, "--dir", dir, "--seconds", "0.1", "--mib", "16",
+		"--only", "*/read-d1,pss-3,our-durable/write-d32"}
 	var stdout, stderr bytes.Buffer
 	if status := run(t.Context(), append(args, "--json", "--rounds", "2"), &stdout, &stderr); status != 0 {
 		t.Fatalf("status %d\n%s\n%s", status, stderr.String(), stdout.String())
@@ -101,7 +104,8 @@ func testAll(t *testing.T, bin string) {
 	have := make(map[string]outcome)
 	for _, o := range r.Cells {
 		have[o.Target+"/"+o.Test] = o
-		if o.PerSecond <= 0 || o.P50 <= 0 || o.P999 < o.P99 || o.P99 < o.P50 || o.CPU <= 0 || o.LoadCPU <= 0 || len(o.Rounds) != 2 {
+		if o.PerSecond <= 0 || o.P50 <= 0 || o.P999 < o.P99 || o.P99 < o.P50 || o.CPU <= 0 || o.LoadCPU <= 0 ||
+			len(o.Rounds) != 2 {
 			t.Errorf("%+v", o)
 		}
 	}
@@ -142,7 +146,8 @@ func testInterrupt(t *testing.T, bin string) {
 	defer cancel()
 	var stdout bytes.Buffer
 	stderr := &interrupter{after: "1/4 ", cancel: cancel}
-	args := []string{"bench", "--bin", bin, "--dir", dir, "--seconds", "0.1", "--mib", "16", "--rounds", "4", "--only", "our-null/read-d1"}
+	args := []string{"bench", "--bin", bin, "--dir", dir, "--seconds", "0.1", "--mib", "16",
+		"--rounds", "4", "--only", "our-null/read-d1"}
 	if status := run(ctx, args, &stdout, stderr); status != exitFailed {
 		t.Errorf("status %d", status)
 	}

@@ -15,8 +15,8 @@ const (
 	warmUp = 300 * time.Millisecond
 	// drainTimeout is how long the I/Os under way may take at the end.
 	drainTimeout = time.Minute
-	// A house is quiet when its processes used no more than twice what they use idle, and quietShare of a processor, for
-	// quietTime. After quietTimeout they are not waited for any more.
+	// A house is quiet when its processes used no more than twice what they use idle, and quietShare of a
+	// processor, for quietTime. After quietTimeout they are not waited for any more.
 	quietTime    = 200 * time.Millisecond
 	quietShare   = 0.05
 	quietTimeout = 30 * time.Second
@@ -39,7 +39,7 @@ type measured struct {
 }
 
 // measure measures the chosen cells in turns. With an error come the samples from before it.
-func (l *lab) measure(ctx context.Context, d time.Duration, rounds int, say func(string, ...any)) ([]measured, error) {
+func (l *lab) measure(ctx context.Context, d time.Duration, rounds int) ([]measured, error) {
 	order := schedule(l.chosen, rounds)
 	seen := make(map[pair]uint64)
 	var all []measured
@@ -52,9 +52,10 @@ func (l *lab) measure(ctx context.Context, d time.Duration, rounds int, say func
 		}
 		seen[p]++
 		all = append(all, measured{p, s})
-		say("%d/%d %s %s: %.0f/s, p50 %v", i+1, len(order), p.test.name, p.column.name, float64(s.count)/s.elapsed.Seconds(), s.p50)
+		l.say("%d/%d %s %s: %.0f/s, p50 %v", i+1, len(order), p.test.name, p.column.name,
+			float64(s.count)/s.elapsed.Seconds(), s.p50)
 		if p.test.writes() {
-			if err := l.settle(ctx, h, say); err != nil {
+			if err := l.settle(ctx, h); err != nil {
 				return all, err
 			}
 		}
@@ -86,8 +87,10 @@ func (l *lab) once(ctx context.Context, p pair, h *home, d time.Duration, seed u
 	if err := errors.Join(err, load.stop(ctx)); err != nil {
 		return sample{}, err
 	}
-	s := sample{count: counted.count(), p50: counted.quantile(0.5), p99: counted.quantile(0.99), p999: counted.quantile(0.999),
-		longest: counted.quantile(1)}
+	s := sample{
+		count: counted.count(), p50: counted.quantile(0.5), p99: counted.quantile(0.99),
+		p999: counted.quantile(0.999), longest: counted.quantile(1),
+	}
 	s.elapsed, s.servers, s.load, s.others = after.since(before)
 	if s.count == 0 {
 		return s, fmt.Errorf("%s on %s: no I/O was completed in %v", p.test.name, p.column.name, d)
@@ -97,12 +100,12 @@ func (l *lab) once(ctx context.Context, p pair, h *home, d time.Duration, seed u
 
 // settle waits until what a house put off is done: page cache that is not on the disk, changes that its
 // servers will still apply or flush.
-func (l *lab) settle(ctx context.Context, h *home, say func(string, ...any)) error {
+func (l *lab) settle(ctx context.Context, h *home) error {
 	if err := syncDisk(l.dir); err != nil {
 		return err
 	}
 	until := time.Now().Add(quietTimeout)
-	limit := time.Duration((2*h.idle.Seconds() + quietShare) * float64(quietTime))
+	limit := 2*h.idle.Seconds() + quietShare // processors
 	for time.Now().Before(until) {
 		before, err := processorTime(h.processes())
 		if err != nil {
@@ -116,11 +119,12 @@ func (l *lab) settle(ctx context.Context, h *home, say func(string, ...any)) err
 		if err != nil {
 			return err
 		}
-		if used := float64(after-before) * float64(quietTime) / float64(time.Since(began)); used <= float64(limit) {
+		// The wait may have taken longer than was asked for.
+		if used := (after - before).Seconds() / time.Since(began).Seconds(); used <= limit {
 			return syncDisk(l.dir)
 		}
 	}
-	say("%s is still busy after %v; what is measured next may suffer", h.name, quietTimeout)
+	l.say("%s is still busy after %v; what is measured next may suffer", h.name, quietTimeout)
 	return nil
 }
 

@@ -33,7 +33,8 @@ func tests() []test {
 		{name: "write-d32", title: "4 KiB random write, depth 32", bytes: small, depth: 32},
 		{name: "mix-d32", title: "4 KiB random, 70 % read, 30 % write, depth 32", bytes: small, depth: 32, readPercent: 70},
 		{name: "seqwrite-d4", title: "1 MiB sequential write, depth 4", bytes: large, depth: 4, sequential: true},
-		{name: "seqread-d4", title: "1 MiB sequential read, depth 4", bytes: large, depth: 4, readPercent: 100, sequential: true},
+		{name: "seqread-d4", title: "1 MiB sequential read, depth 4", bytes: large, depth: 4, readPercent: 100,
+			sequential: true},
 	}
 }
 
@@ -83,7 +84,8 @@ func columns() []column {
 		{name: "tgt-null", title: "tgt null", house: tgt, store: "null"},
 		{name: "our-null", title: "our null", house: ours, store: "null", readsOf: "tgt-null", writesOf: "tgt-null"},
 		{name: "tgt-rdwr", title: "tgt rdwr", house: tgt, store: "rdwr", keeps: true},
-		{name: "our-rdwr", title: "our rdwr", house: ours, store: "rdwr", keeps: true, readsOf: "tgt-rdwr", writesOf: "tgt-rdwr"},
+		{name: "our-rdwr", title: "our rdwr", house: ours, store: "rdwr", keeps: true,
+			readsOf: "tgt-rdwr", writesOf: "tgt-rdwr"},
 		{name: "tgt-durable", title: "tgt rdwr durable", house: tgt, store: "rdwr", durable: true, keeps: true},
 		{name: "our-durable", title: "our rdwr durable", house: ours, store: "rdwr", durable: true, keeps: true,
 			readsOf: "tgt-durable", writesOf: "tgt-durable"},
@@ -100,9 +102,9 @@ type pair struct {
 	test   test
 }
 
-// choose returns the cells that the patterns pick, all if there are none, row by row. A pattern is matched against
-// the name of the column, that of the test, or if it has a slash column/test. A pattern that picks nothing is
-// an error.
+// choose returns the cells that the patterns pick, all if there are none, row by row. A pattern is matched
+// against the name of the column, that of the test, or if it has a slash column/test. A pattern that picks
+// nothing is an error.
 func choose(patterns []string, columns []column, tests []test) ([]pair, error) {
 	picks := func(pattern string, c column, t test) (bool, error) {
 		if strings.Contains(pattern, "/") {

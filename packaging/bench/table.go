@@ -21,7 +21,7 @@ type report struct {
 	Rounds    int       `json:"rounds"`
 	MiB       int64     `json:"mib"` // that each store holds
 	Floors    []floor   `json:"floors"`
-	IdleCores float64   `json:"idle_cores"` // processors that all servers together keep busy when nothing is asked of them
+	IdleCores float64   `json:"idle_cores"` // processors that all servers keep busy when nothing is asked of them
 	LeftOut   []string  `json:"left_out"`
 	Cells     []outcome `json:"cells"`
 }
@@ -35,7 +35,8 @@ type machine struct {
 }
 
 func thisMachine() machine {
-	m := machine{Processor: "unknown", Count: runtime.NumCPU(), Kernel: "unknown", Time: time.Now().UTC().Truncate(time.Second)}
+	now := time.Now().UTC().Truncate(time.Second)
+	m := machine{Processor: "unknown", Count: runtime.NumCPU(), Kernel: "unknown", Time: now}
 	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
 		for line := range strings.Lines(string(b)) {
 			if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
@@ -195,7 +196,8 @@ func (r *report) writeText(w io.Writer) error {
 	b := bufio.NewWriter(w)
 	fmt.Fprintf(b, "%s, %d processors, Linux %s, %s\n", r.Machine.Processor, r.Machine.Count, r.Machine.Kernel,
 		r.Machine.Time.Format(time.RFC3339))
-	fmt.Fprintf(b, "Medians of %d rounds, measured in turns, %g s each; every store holds %d MiB.\n", r.Rounds, r.Seconds, r.MiB)
+	fmt.Fprintf(b, "Medians of %d rounds, measured in turns, %g s each; every store holds %d MiB.\n",
+		r.Rounds, r.Seconds, r.MiB)
 	for _, f := range r.Floors {
 		fmt.Fprintf(b, "Floor: %-48s p50 %s µs, p99 %s µs\n", f.name, number(micros(f.p50)), number(micros(f.p99)))
 	}
@@ -217,10 +219,11 @@ func (r *report) writeText(w io.Writer) error {
 }
 
 const notes = `
-CPU: processor time of all processes that serve the unit, for one I/O; load: of the load generator, which shares the machine.
-±: half the distance between the best and the worst round. others: processors kept busy by other processes and by the
-kernel's own threads. durable: write cache off, as pss always is. All servers of a cell share this one machine and its disk.
-What a store puts off (page cache, overlay) is waited for, and not counted, when the measurement is over.
+CPU: processor time of all processes that serve the unit, for one I/O; load: of the load generator, which shares
+the machine. ±: half the distance between the best and the worst round. others: processors kept busy by other
+processes and by the kernel's own threads. durable: write cache off; pss is always durable. All servers of a cell
+share this one machine and its disk. What a store puts off (page cache, overlay) is waited for when the
+measurement is over, and not counted.
 `
 
 // columnWidth is that of the targets' names.
@@ -240,8 +243,8 @@ func writeCell(w io.Writer, o outcome) {
 	if o.pair.test.sequential {
 		rate = o.MBps
 	}
-	fmt.Fprintf(w, "%-*s %8s %4.0f%% %9s %9s %9s %9s %9s %6.2f", columnWidth, o.pair.column.title, number(rate), 100*o.Spread,
-		number(o.P50), number(o.P99), number(o.P999), number(o.CPU), number(o.LoadCPU), o.Others)
+	fmt.Fprintf(w, "%-*s %8s %4.0f%% %9s %9s %9s %9s %9s %6.2f", columnWidth, o.pair.column.title,
+		number(rate), 100*o.Spread, number(o.P50), number(o.P99), number(o.P999), number(o.CPU), number(o.LoadCPU), o.Others)
 	if o.Against != "" {
 		cpu := "-"
 		if o.CPURatio > 0 {
@@ -277,7 +280,8 @@ func (r *report) writeRatios(w io.Writer) {
 	if len(compared) == 0 {
 		return
 	}
-	fmt.Fprintf(w, "\nRates relative to tgt (local stores: the same store; pss: reads to rdwr, others to rdwr durable)\n%-*s", columnWidth, "")
+	fmt.Fprintf(w, "\nRates relative to tgt (local stores: the same store; pss: reads to rdwr, others to rdwr durable)\n")
+	fmt.Fprintf(w, "%-*s", columnWidth, "")
 	for _, c := range columnsOf(compared) {
 		fmt.Fprintf(w, " %11s", c.name)
 	}

@@ -26,7 +26,8 @@ func TestFiguresOf(t *testing.T) {
 		p50: 1500 * time.Nanosecond, p99: time.Millisecond, p999: 2 * time.Millisecond, longest: 3 * time.Millisecond,
 		servers: 400 * time.Millisecond, load: 100 * time.Millisecond, others: time.Second,
 	})
-	want := figures{PerSecond: 2000, MBps: 2097.152, P50: 1.5, P99: 1000, P999: 2000, Longest: 3000, CPU: 100, LoadCPU: 25, Others: 0.5}
+	want := figures{PerSecond: 2000, MBps: 2097.152, P50: 1.5, P99: 1000, P999: 2000, Longest: 3000, CPU: 100,
+		LoadCPU: 25, Others: 0.5}
 	if have != want {
 		t.Errorf("%+v, want %+v", have, want)
 	}
@@ -57,21 +58,23 @@ func made(t *testing.T, cell string, perSecond uint64, cpu time.Duration) measur
 	latency := time.Second * time.Duration(p.test.depth) / time.Duration(perSecond)
 	return measured{p, sample{
 		count: perSecond, elapsed: time.Second, p50: latency, p99: 2 * latency, p999: 4 * latency, longest: 8 * latency,
-		servers: cpu * time.Duration(perSecond), load: 4 * time.Microsecond * time.Duration(perSecond), others: 250 * time.Millisecond,
+		servers: cpu * time.Duration(perSecond), load: 4 * time.Microsecond * time.Duration(perSecond),
+		others: 250 * time.Millisecond,
 	}}
 }
 
 // someReport has two rounds of some cells, of which one lacks what it is compared with.
 func someReport(t *testing.T) *report {
+	const us = time.Microsecond
 	r := &report{
-		Machine: machine{"A processor", 2, "6.1", time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}, Seconds: 1, Rounds: 2, MiB: 1024,
-		Floors:    []floor{{"disk", 1000, 70 * time.Microsecond, 90 * time.Microsecond}, {"loopback", 50000, 17500 * time.Nanosecond, time.Millisecond}},
-		IdleCores: 0.08, LeftOut: []string{},
+		Machine: machine{"A processor", 2, "6.1", time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)},
+		Seconds: 1, Rounds: 2, MiB: 1024, IdleCores: 0.08, LeftOut: []string{},
+		Floors: []floor{{"disk", 1000, 70 * us, 90 * us}, {"loopback", 50000, 17500 * time.Nanosecond, time.Millisecond}},
 	}
-	us := time.Microsecond
 	r.evaluate([]measured{
-		made(t, "tgt-rdwr/read-d1", 10000, 40*us), made(t, "our-rdwr/read-d1", 14000, 21*us), made(t, "pss-3/read-d1", 8000, 60*us),
-		made(t, "pss-3/read-d1", 7000, 60*us), made(t, "our-rdwr/read-d1", 16000, 19*us), made(t, "tgt-rdwr/read-d1", 10000, 40*us),
+		made(t, "tgt-rdwr/read-d1", 10000, 40*us), made(t, "our-rdwr/read-d1", 14000, 21*us),
+		made(t, "pss-3/read-d1", 8000, 60*us), made(t, "pss-3/read-d1", 7000, 60*us),
+		made(t, "our-rdwr/read-d1", 16000, 19*us), made(t, "tgt-rdwr/read-d1", 10000, 40*us),
 		made(t, "our-null/read-d32", 240000, 3*us), made(t, "our-null/read-d32", 230000, 3*us),
 		made(t, "tgt-durable/write-d1", 100, 0), made(t, "pss-3/write-d1", 200, 1500*us),
 		made(t, "pss-3/write-d1", 200, 1500*us), made(t, "tgt-durable/write-d1", 100, 0),
