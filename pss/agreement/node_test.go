@@ -43,17 +43,25 @@ func single(t *testing.T) *Node {
 // TestWhatNoServerSends gives a Node every type of message there is, from another server: what does not
 // belong there has no effect, and above all does not end this server.
 func TestWhatNoServerSends(t *testing.T) {
+	belongs := map[raftpb.MessageType]bool{}
+	for _, m := range []raftpb.MessageType{raftpb.MsgApp, raftpb.MsgAppResp, raftpb.MsgSnap, raftpb.MsgHeartbeat,
+		raftpb.MsgHeartbeatResp, raftpb.MsgVote, raftpb.MsgVoteResp, raftpb.MsgPreVote, raftpb.MsgPreVoteResp,
+		raftpb.MsgTimeoutNow} {
+		belongs[m] = true
+	}
 	for kind := range raftpb.MessageType_name {
-		n := single(t)
-		m := raftpb.Message{Type: raftpb.MessageType(kind), From: 2, To: 1, Term: 0}
-		if m.Type == raftpb.MsgProp {
-			m.Entries = []raftpb.Entry{{Data: []byte("x")}}
-		}
-		if err := n.Step(2*time.Second, m, 0, 0); err != nil {
-			t.Errorf("%v: %v", m.Type, err)
-		}
-		if p := n.Position(); p.Last != 0 || p.Term != 0 {
-			t.Errorf("%v had an effect: %+v", m.Type, p)
+		for term := range uint64(2) { // 0 is what raft gives messages of its own
+			n := single(t)
+			m := raftpb.Message{Type: raftpb.MessageType(kind), From: 2, To: 1, Term: term}
+			if m.Type == raftpb.MsgProp {
+				m.Entries = []raftpb.Entry{{Data: []byte("x")}}
+			}
+			if err := n.Step(2*time.Second, m, 0, 0); err != nil {
+				t.Errorf("%v in term %d: %v", m.Type, term, err)
+			}
+			if p := n.Position(); p.Last != 0 || p.Term != 0 && (term == 0 || !belongs[m.Type]) {
+				t.Errorf("%v in term %d had an effect: %+v", m.Type, term, p)
+			}
 		}
 	}
 }

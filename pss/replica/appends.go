@@ -10,7 +10,8 @@ import (
 )
 
 // appendQueue carries out appends to the durable log, in order. Whatever waits when the disk is free is
-// written and synced as one: the more clients, the fewer syncs for each. Agreement bounds what can wait
+// written and synced as one: the more clients, the fewer syncs for each. One goroutine at a time does it:
+// the queue's own, or one that has nothing else to do meanwhile (workOnce). Agreement bounds what can wait
 // (agreement.MaxUncommittedBytes and the in-flight windows).
 type appendQueue struct {
 	r    *Replica
@@ -18,21 +19,25 @@ type appendQueue struct {
 
 	mu      sync.Mutex
 	waiting []agreement.Append
+	working bool
 	closed  bool
+
+	// Of whoever is working.
+	batch  []agreement.Append
+	writer LogWriter
 }
 
 func newAppendQueue(r *Replica) *appendQueue {
 	return &appendQueue{r: r, wake: make(chan struct{}, 1)}
 }
 
-func (q *appendQueue) add(as []agreement.Append) {
-	if len(as) == 0 {
-		return
-	}
+// add queues appends; wake says that the queue's own goroutine shall see to them, else the caller calls
+// workOnce.
+func (q *appendQueue) add(as []agreement.Append, wake bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.waiting = append(q.waiting, as...)
-	if q.closed {
+	if !wake || q.closed || len(q.waiting) == 0 {
 		return
 	}
 	select {
@@ -51,35 +56,62 @@ func (q *appendQueue) close() {
 }
 
 func (q *appendQueue) run() {
-	var batch []agreement.Append
-	var w LogWriter
 	for range q.wake {
-		q.mu.Lock()
-		batch, q.waiting = q.waiting, batch[:0]
-		q.mu.Unlock()
-		if len(batch) == 0 {
-			continue
+		for q.work() {
 		}
-		err := w.Write(q.r.log, batch)
-		if err == nil {
-			err = w.Finish(q.r.log, batch)
-		}
-		if err != nil {
-			// After a failed write or sync the state of the disk is unknown; only a restart finds out.
-			q.r.failed(fmt.Errorf("durable log: %w", err))
-			return
-		}
-		q.r.upkeep.prepare()
-		q.r.drive(func(now time.Duration) error {
-			for i := range batch {
-				if err := q.r.core.Appended(now, &batch[i]); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-		clear(batch)
 	}
+}
+
+// work carries out what waits now, unless another goroutine is at it, which then sees to it. It reports
+// whether more has come meanwhile, which is for the queue's own goroutine.
+func (q *appendQueue) work() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.working || len(q.waiting) == 0 || q.closed {
+		return false
+	}
+	q.working = true
+	q.batch, q.waiting = q.waiting, q.batch[:0]
+	q.mu.Unlock()
+	err := q.carryOut()
+	q.mu.Lock()
+	if err != nil {
+		return false // and working stays set: nothing is written any more
+	}
+	q.working = false
+	return len(q.waiting) > 0
+}
+
+// workOnce is work for a goroutine that has another task: what has come meanwhile it leaves to the queue's
+// own.
+func (q *appendQueue) workOnce() {
+	if q.work() {
+		q.add(nil, true)
+	}
+}
+
+// carryOut writes a batch, syncs it, and tells the Core.
+func (q *appendQueue) carryOut() error {
+	err := q.writer.Write(q.r.log, q.batch)
+	if err == nil {
+		err = q.writer.Finish(q.r.log, q.batch)
+	}
+	if err != nil {
+		// After a failed write or sync the state of the disk is unknown; only a restart finds out.
+		q.r.failed(fmt.Errorf("durable log: %w", err))
+		return err
+	}
+	q.r.upkeep.prepare()
+	q.r.drive(func(now time.Duration) error {
+		for i := range q.batch {
+			if err := q.r.core.Appended(now, &q.batch[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	clear(q.batch)
+	return nil
 }
 
 // LogWriter turns appends into as few writes as their order allows, and at most one sync.

@@ -204,7 +204,8 @@ func (r *Replica) receive(conn net.Conn, rd *wire.Reader, from cell.ID) error {
 		if rd.Buffered() >= wire.HeaderSize && len(batch) < maxStepBatch {
 			continue
 		}
-		r.drive(func(now time.Duration) error {
+		// The next messages of this server wait for the disk as well; they then go as one.
+		r.driveAndAppend(func(now time.Duration) error {
 			for i := range batch {
 				if err := r.core.Step(now, batch[i], 0, 0); err != nil {
 					return err

@@ -244,12 +244,21 @@ func (r *Replica) tick() {
 
 // drive gives the Core an input and sees to what comes of it. Everything the Core wants done is
 // handed on to the goroutine that does it; nothing here waits.
-func (r *Replica) drive(input func(now time.Duration) error) {
+func (r *Replica) drive(input func(now time.Duration) error) { r.driveWith(input, true) }
+
+// driveAndAppend is drive for a goroutine that may wait for the disk: what is to be appended to the log it
+// appends itself, which saves waking another.
+func (r *Replica) driveAndAppend(input func(now time.Duration) error) {
+	r.driveWith(input, false)
+	r.appends.workOnce()
+}
+
+func (r *Replica) driveWith(input func(now time.Duration) error, wake bool) {
 	touched, ok := r.touched.Get().(*[]*outlet)
 	if !ok {
 		touched = new([]*outlet)
 	}
-	r.step(input, touched)
+	r.step(input, touched, wake)
 	// Without the lock: a system call for each connection that has something to send.
 	for i, o := range *touched {
 		o.push()
@@ -260,8 +269,8 @@ func (r *Replica) drive(input func(now time.Duration) error) {
 }
 
 // step gives the Core an input and hands its output on. The outlets that got something are added to
-// touched.
-func (r *Replica) step(input func(now time.Duration) error, touched *[]*outlet) {
+// touched; wake is appendQueue.add's.
+func (r *Replica) step(input func(now time.Duration) error, touched *[]*outlet, wake bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.fatal != nil {
@@ -282,7 +291,7 @@ func (r *Replica) step(input func(now time.Duration) error, touched *[]*outlet) 
 		r.fail(err) // nothing of the output may be trusted
 		return
 	}
-	r.dispatch(touched)
+	r.dispatch(touched, wake)
 }
 
 // fail ends the server after an error it can't go on from. Its caller holds mu.
@@ -302,7 +311,7 @@ func (r *Replica) failed(err error) {
 }
 
 // dispatch hands the Core's output on.
-func (r *Replica) dispatch(touched *[]*outlet) {
+func (r *Replica) dispatch(touched *[]*outlet, wake bool) {
 	out := &r.out
 	for i := range out.Messages {
 		m := &out.Messages[i]
@@ -312,7 +321,7 @@ func (r *Replica) dispatch(touched *[]*outlet) {
 			touch(touched, p.send(&m.Message))
 		}
 	}
-	r.appends.add(out.Appends)
+	r.appends.add(out.Appends, wake)
 	for i := range out.Replies {
 		touch(touched, r.deliver(&out.Replies[i]))
 	}
