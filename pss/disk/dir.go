@@ -215,16 +215,47 @@ func (f *dirFile) Sync() error {
 	}
 }
 
-// StartWriteback begins to bring [off, off+n) to the disk, so that a later Sync has less to do at
-// once. It waits for nothing and promises nothing.
-func (f *dirFile) StartWriteback(off, n int64) error {
+// WriteBack brings [off, off+n) to the disk, so that a later Sync has little to do, and waits for it: so
+// whoever writes much takes turns with the syncs of others. It promises nothing.
+func (f *dirFile) WriteBack(off, n int64) error {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	if f.closed {
-		return failed("start writeback", f.f.Name(), fs.ErrClosed)
+		return failed("write back", f.f.Name(), fs.ErrClosed)
 	}
-	return failed("start writeback", f.f.Name(), unix.SyncFileRange(f.fd, off, n, unix.SYNC_FILE_RANGE_WRITE))
+	return failed("write back", f.f.Name(), unix.SyncFileRange(f.fd, off, n,
+		unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE|unix.SYNC_FILE_RANGE_WAIT_AFTER))
 }
+
+// WriteVAt is WriteAt of all bufs, one after the other, in as few system calls as can be. It changes bufs.
+func (f *dirFile) WriteVAt(bufs [][]byte, off int64) error {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if f.closed {
+		return failed("write", f.f.Name(), fs.ErrClosed)
+	}
+	for len(bufs) > 0 {
+		n, err := unix.Pwritev(f.fd, bufs[:min(len(bufs), maxVector)], off)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return failed("write", f.f.Name(), err)
+		}
+		for off += int64(n); n > 0; {
+			if n < len(bufs[0]) {
+				bufs[0] = bufs[0][n:]
+				break
+			}
+			n -= len(bufs[0])
+			bufs = bufs[1:]
+		}
+	}
+	return nil
+}
+
+// maxVector is how many pieces one pwritev takes (IOV_MAX).
+const maxVector = 1024
 
 func (f *dirFile) Truncate(size int64) error {
 	if err := checkRange("truncate", f.f.Name(), size, 0); err != nil {

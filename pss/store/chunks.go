@@ -17,11 +17,16 @@ const (
 	maxRun      = 1 << 20 // bytes written to a chunk file at once
 )
 
-// writebacker is offered by files that can begin to write a range to the disk without waiting for
-// it (sync_file_range(2)), so that the sync at the end of a flush finds little to do and does not
-// hold up the log's syncs.
-type writebacker interface {
-	StartWriteback(off, n int64) error
+// writeBacker is offered by files that can bring a range to the disk ahead of the sync
+// (sync_file_range(2)), so that the syncs at the end of a flush find little to do and the log's syncs find
+// the disk free in between.
+type writeBacker interface {
+	WriteBack(off, n int64) error
+}
+
+// vectorWriter is offered by files that can write many pieces at once (pwritev(2)).
+type vectorWriter interface {
+	WriteVAt(bufs [][]byte, off int64) error
 }
 
 // chunkWriter carries out changes on chunk files, sums and indexes. Whatever it does can be done
@@ -30,6 +35,7 @@ type chunkWriter struct {
 	s       *Store
 	again   bool // an earlier attempt may have made names that are not durable: sync all folders
 	pending []*fileSlot
+	vector  [][]byte            // of run
 	dirs    map[string]struct{} // folders with new, replaced or removed names
 	made    string              // the folder that was made last
 	unsafe  bool                // a sync failed: what is on disk is unknown
@@ -126,9 +132,9 @@ func (w *chunkWriter) data(o *object, c *chunkChange) error {
 		}
 		blocks = blocks[n:]
 	}
-	if b, ok := f.(writebacker); ok && len(c.blocks) > 0 {
-		if err := b.StartWriteback(0, ChunkSize); err != nil {
-			return fmt.Errorf("starting to write %s back: %w", chunkFile(o.folder, c.chunk), err)
+	if b, ok := f.(writeBacker); ok && len(c.blocks) > 0 {
+		if err := b.WriteBack(0, ChunkSize); err != nil {
+			return fmt.Errorf("writing %s back: %w", chunkFile(o.folder, c.chunk), err)
 		}
 	}
 	return nil
@@ -149,6 +155,15 @@ func (w *chunkWriter) run(f disk.File, flags changeFlags, blocks []blockChange) 
 		return nil
 	}
 	p := blocks[0].data[:]
+	if v, ok := f.(vectorWriter); ok && len(blocks) > 1 {
+		w.vector = w.vector[:0]
+		for i := range blocks {
+			w.vector = append(w.vector, blocks[i].data[:])
+		}
+		err := v.WriteVAt(w.vector, off)
+		clear(w.vector)
+		return err
+	}
 	if len(blocks) > 1 {
 		p = w.s.buf[:0]
 		for i := range blocks {
