@@ -14,6 +14,7 @@ func TestGolden(t *testing.T) {
 		shell  = "no shell takes the values apart"
 		once   = "the directives outside of targets are carried out once a run, and what is done stays done"
 		noName = "the original's text is an error of its own making"
+		own    = "the test's TGT_IPC_SOCKET names a daemon of the user's own, which needs no root"
 	)
 	transcript.Golden(t, map[string]string{
 		"tgtadm":           "github.com/paxos-iscsi/paxos-iscsi/tgtadm",
@@ -24,6 +25,8 @@ func TestGolden(t *testing.T) {
 		"220-conf-none-store:22":      newer,
 		"220-conf-none-store:54":      shell,
 		"220-conf-none-store:60":      shell,
+		"301-admin-usage:80":          own,
+		"301-admin-usage:83":          own,
 		"312-admin-globals-again:19":  once,
 		"312-admin-globals-again:25":  once,
 		"312-admin-globals-again:35":  once,

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -22,6 +23,9 @@ const asProgram = "TGTD_TEST_AS_PROGRAM"
 
 func TestMain(m *testing.M) {
 	if path := os.Getenv(goldenEnv); path != "" {
+		// What this process ignores its children ignore as well, and whoever ran the tests may have
+		// ignored these (nohup does). Signals that are caught have their default action after exec.
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP, syscall.SIGINT)
 		os.Exit(playInside(path))
 	}
 	if os.Getenv(asProgram) != "" {
