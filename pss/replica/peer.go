@@ -163,6 +163,11 @@ func (p *peer) introduce(conn net.Conn) error {
 	return conn.SetDeadline(time.Time{})
 }
 
+// maxInlineBytes is up to how many bytes the goroutine that received entries appends them to the log itself:
+// more come in small messages while it waits for the disk, and then go as one. Large messages are appended
+// by the log's own goroutine, so that further ones are received meanwhile and share the next sync.
+const maxInlineBytes = 32 << 10
+
 // maxStepBatch is how many received messages are given to the Core at once.
 const maxStepBatch = 64
 
@@ -171,6 +176,7 @@ func (r *Replica) receive(conn net.Conn, rd *wire.Reader, from cell.ID) error {
 	slab := wire.NewSlab(r.slabs)
 	var fetches *fetchServer // made when the other server catches up on this connection
 	var batch []raftpb.Message
+	received := 0 // bytes of batch
 	for {
 		h, err := rd.Next()
 		if err != nil {
@@ -201,18 +207,24 @@ func (r *Replica) receive(conn net.Conn, rd *wire.Reader, from cell.ID) error {
 			return err
 		}
 		batch = append(batch, m)
+		received += len(body)
 		if rd.Buffered() >= wire.HeaderSize && len(batch) < maxStepBatch {
 			continue
 		}
-		// The next messages of this server wait for the disk as well; they then go as one.
-		r.driveAndAppend(func(now time.Duration) error {
+		step := func(now time.Duration) error {
 			for i := range batch {
 				if err := r.core.Step(now, batch[i], 0, 0); err != nil {
 					return err
 				}
 			}
 			return nil
-		})
+		}
+		if received <= maxInlineBytes {
+			r.driveAndAppend(step)
+		} else {
+			r.drive(step)
+		}
+		received = 0
 		clear(batch)
 		batch = batch[:0]
 		if r.ctx.Err() != nil {
