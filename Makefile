@@ -34,11 +34,11 @@ bench: build
 
 # Everything, cheapest first. What it leaves out for want of a package or of root it says, and says again at the end.
 test: tools lint unit sim race fuzz e2e
-	@packaging/left-out
+	@packaging/tools left-out
 
 # The Debian packages that lint and the end-to-end tests use.
 tools:
-	@packaging/tools
+	@packaging/tools install
 
 lint:
 	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "gofmt: $$out"; exit 1; }
