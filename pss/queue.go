@@ -116,7 +116,7 @@ func (c *Cell) issue(r *Request, size, cost int) {
 		c.ring[q.seq%op.Window] = q
 		c.nextSeq++
 		q.hdr = r.header
-		if r.volume != nil {
+		if r.Op != opPropose {
 			q.hdr.Offset += uint64(q.at)
 			q.hdr.Length = uint64(size)
 			if r.Op == CompareAndWrite {

@@ -64,13 +64,17 @@ const (
 	queued              // ours
 )
 
+// maxWrite is the largest piece of a write, in bytes. Of a larger request the servers put the first
+// pieces on their disks while the others are still on their way.
+const maxWrite = 256 << 10
+
 // mutates says whether the request is made of operations, which have sequence numbers.
 func (r *Request) mutates() bool { return r.Op != Read && r.Op != opQuery }
 
 // piece is the size of the next call in bytes, and what it counts against MaxInflightBytes.
 func (r *Request) piece() (size, cost int) {
 	left := r.total - r.issued
-	largest := int64(op.MaxPayload)
+	largest := int64(maxWrite)
 	switch r.Op {
 	case Unmap, WriteZeroes:
 		return int(min(left, op.MaxZeroes)), 0

@@ -34,7 +34,7 @@ func floorOf(name string, h *latencies) floor {
 // takeFloors measures the disk that holds dir, and loopback, each for so long.
 func takeFloors(ctx context.Context, dir string, d time.Duration) ([]floor, error) {
 	var all []floor
-	for _, size := range []int{4 << 10, 8 << 10} {
+	for _, size := range []int{4 << 10, 8 << 10, 1 << 20} {
 		h, err := diskFloor(ctx, filepath.Join(dir, "floor"), size, d)
 		if err != nil {
 			return nil, err

@@ -18,7 +18,7 @@ func TestFloors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(floors) != 3 {
+	if len(floors) != 4 {
 		t.Errorf("%d floors", len(floors))
 	}
 	for _, f := range floors {
