@@ -208,7 +208,12 @@ func (w *chunkWriter) recordPage(o *object, c *chunkChange, k pageKey, blocks []
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if c.flags&changeEmpty == 0 {
-		if err := w.s.load(o, k, p); err != nil {
+		var damage *DamageError
+		if err := w.s.load(o, k, p); errors.As(err, &damage) {
+			// The disk gives no bytes for the page, and most likely takes new ones. Records of zeros are
+			// never valid, so those of the other blocks stay noticed as damaged until they are mended.
+			clear(p.b[:])
+		} else if err != nil {
 			return err
 		}
 	}

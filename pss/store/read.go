@@ -201,10 +201,24 @@ func (r *reader) pread(p []byte, i int) error {
 			return err
 		}
 	}
-	if err := readFull(r.file.value.f, p, int64(r.first+i)*BlockSize); err != nil {
-		return fmt.Errorf("reading %s: %w", key.name(r.o), err)
+	at := int64(r.first+i) * BlockSize
+	err := readFull(r.file.value.f, p, at)
+	if !unreadable(err) {
+		if err != nil {
+			err = fmt.Errorf("reading %s: %w", key.name(r.o), err)
+		}
+		return err
 	}
-	return nil
+	if len(p) > BlockSize { // which block is it?
+		for n := 0; n < len(p); n += BlockSize {
+			if err := r.pread(p[n:n+BlockSize], i+n/BlockSize); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return &DamageError{Object: r.o.number, Block: blockNumber(r.chunk, r.first+i), What: "data",
+		File: key.name(r.o), Offset: at, Err: err}
 }
 
 func (r *reader) verify(b []byte, i int, want uint32) error {

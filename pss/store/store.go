@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -42,15 +43,30 @@ type DamageError struct {
 	What      string // "data", "record", or in words
 	Offset    int64  // in the file, in bytes
 	Want, Got uint32 // checksums; equal if What is not about one
+	Err       error  // what the disk answered instead of bytes; nil if there are bytes, and they are wrong
 }
 
 // Error describes the damage.
 func (e *DamageError) Error() string {
+	if e.Err != nil {
+		return fmt.Sprintf("%s can't be read at %d: %s of object %d block %d: %v",
+			e.File, e.Offset, e.What, e.Object, e.Block, e.Err)
+	}
 	if e.Want == e.Got {
 		return fmt.Sprintf("%s is damaged: %s", e.File, e.What)
 	}
 	return fmt.Sprintf("%s is damaged at %d: %s of object %d block %d: want %08x, got %08x",
 		e.File, e.Offset, e.What, e.Object, e.Block, e.Want, e.Got)
+}
+
+// Unwrap gives what the disk answered, if it did not answer with bytes.
+func (e *DamageError) Unwrap() error { return e.Err }
+
+// unreadable says whether an error of reading an open file is about what is read: a sector that the disk gives
+// no bytes for (EIO) is damage like wrong bytes, and heals in the same way. A file that was closed and a
+// machine that is down are not.
+func unreadable(err error) bool {
+	return err != nil && !errors.Is(err, disk.ErrCrashed) && !errors.Is(err, fs.ErrClosed)
 }
 
 // Options say how a store is opened. Zero values stand for the defaults.

@@ -46,6 +46,11 @@ func (s *Store) load(o *object, k pageKey, p *page) error {
 	default:
 		err = readFull(f.value.f, p.b[:], off)
 		s.files.unpin(f)
+		if unreadable(err) {
+			chunk := k.chunk()
+			return &DamageError{Object: o.number, Block: blockNumber(chunk, int(k.number%pagesPerChunk)*blocksPerPage),
+				What: "records", File: key.name(o), Offset: off, Err: err}
+		}
 		if err != nil {
 			return fmt.Errorf("reading %s: %w", key.name(o), err)
 		}
