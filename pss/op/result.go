@@ -26,13 +26,15 @@ const (
 	TooOld           // the sequence number was answered and forgotten
 	Kind             // a volume where a file was wanted, or the reverse
 	NoSpace          // the cell's disks are full
+	Damaged          // answer to a read alone: the block is damaged, and no other server could give it back
 	errnos
 )
 
 var errnoTexts = [...]string{"success", "no such file or directory", "file exists", "not a directory",
 	"is a directory", "directory not empty", "invalid argument", "fenced by a newer opener",
 	"the session was reopened", "no such session", "the stored data differs", "beyond the end",
-	"too many", "already answered", "wrong kind of object", "no space left in the cell"}
+	"too many", "already answered", "wrong kind of object", "no space left in the cell",
+	"damaged on disk, and no other server has it"}
 
 // Error makes an Errno an error.
 func (e Errno) Error() string {

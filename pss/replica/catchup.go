@@ -112,7 +112,7 @@ func (c *Core) catchUp(out *Output) error {
 	case b.got.Index <= c.applied || c.full(): // a master, too, applies everything soon
 		c.behind = nil
 		return b.Staging.Abandon()
-	case !c.view.Known || c.view.Self:
+	case !c.view.Known || c.view.Self || c.hurt.wait: // what waits for a repair was agreed before: it goes first
 		return nil
 	}
 	members, _, err := decodeMeta(b.got.Meta)

@@ -348,7 +348,10 @@ func (c *client) count(reads, bytes int) {
 }
 
 // read reads blocks and adds the reply.
-func (c *client) read(tag uint64, q wire.Read) {
+func (c *client) read(tag uint64, q wire.Read) { c.readOnce(tag, q, nil) }
+
+// readOnce is read; again is set when the read is repeated after a repair.
+func (c *client) readOnce(tag uint64, q wire.Read, again *damagedRead) {
 	size, _, ok := c.r.core.Machine().Object(q.Object)
 	if !ok {
 		c.out.end(c.out.begin().ReadReply(tag, op.NotFound, nil, nil))
@@ -372,6 +375,14 @@ func (c *client) read(tag uint64, q wire.Read) {
 	}
 	if errors.Is(err, store.ErrNoObject) { // deleted since the machine was asked
 		c.out.end(c.out.begin().ReadReply(tag, op.NotFound, nil, nil))
+		return
+	}
+	var damage *store.DamageError
+	if errors.As(err, &damage) {
+		if again == nil {
+			again = &damagedRead{c: c, tag: tag, q: q}
+		}
+		c.repairRead(again, damage)
 		return
 	}
 	if err != nil {

@@ -84,6 +84,7 @@ type Output struct {
 	Replies  []Reply
 	Flush    *store.Flush // to be run beside everything else, then given to FlushDone
 	CatchUp  *CatchUp     // to be carried out beside everything else, then given to CaughtUp
+	Repair   *Repair      // damage that applying met: to be repaired beside everything else, then Repaired
 	Recycle  uint64       // the log up to here is not needed any more; 0: nothing new
 	Master   *agreement.View
 }
@@ -137,6 +138,9 @@ type Core struct {
 	held    time.Duration
 	behind  *CatchUp // this server lags too far: under way
 	retryAt time.Duration
+
+	hurt   hurt // damage that applying waits for
+	mended bool // blocks were repaired that are damaged on disk until the next checkpoint
 }
 
 // NewCore starts a replica from its log and its store, which stands at ckpt.
@@ -210,7 +214,9 @@ func (c *Core) FlushDone(err error) error {
 	if err != nil {
 		return fmt.Errorf("checkpoint at %d: %w", c.flushIndex, err)
 	}
-	c.checkpoints = append(c.checkpoints, c.flushIndex)
+	if c.checkpoints[len(c.checkpoints)-1] != c.flushIndex { // else it was made for repaired blocks only
+		c.checkpoints = append(c.checkpoints, c.flushIndex)
+	}
 	return nil
 }
 
@@ -354,15 +360,23 @@ func (c *Core) propose(out *Output) (bool, error) {
 func (c *Core) apply(out *Output) (bool, error) {
 	any := false
 	for len(c.commits) > 0 {
-		if c.full() && (c.flushing || c.fetching()) {
+		if c.full() && (c.flushing || c.fetching()) || c.isHurt(out) {
 			break
 		}
 		commit := &c.commits[0]
 		for i := range commit.Entries {
-			if err := c.applyEntry(&commit.Entries[i], out); err != nil {
-				return any, fmt.Errorf("applying entry %d: %w", commit.Entries[i].Index, err)
+			e := &commit.Entries[i]
+			if e.Index < c.hurt.entry { // applied before damage stopped the rest
+				continue
+			}
+			if err := c.applyEntry(e, out); err != nil {
+				if c.noteDamage(e.Index, err, out) {
+					return any, nil
+				}
+				return any, fmt.Errorf("applying entry %d: %w", e.Index, err)
 			}
 		}
+		c.hurt.entry = 0
 		if err := c.node.Applied(commit); err != nil {
 			return any, err
 		}
@@ -480,16 +494,18 @@ func (c *Core) answerReads(out *Output) error {
 // checkpoint begins a checkpoint when one is due.
 func (c *Core) checkpoint(out *Output) error {
 	c.recycle(out)
-	if c.flushing || c.behind != nil || c.applied == c.checkpoints[len(c.checkpoints)-1] {
+	mending := c.mended && c.now-c.flushAt >= mendPause
+	if c.flushing || c.behind != nil || c.applied == c.checkpoints[len(c.checkpoints)-1] && !mending {
 		return nil
 	}
 	active, _ := c.store.OverlayBytes()
-	if c.now < c.held && active < c.cfg.OverlayBytes {
+	if c.now < c.held && active < c.cfg.OverlayBytes && !mending {
 		return nil
 	}
-	if active < c.cfg.CheckpointBytes && c.now-c.flushAt < c.cfg.CheckpointEvery {
+	if active < c.cfg.CheckpointBytes && c.now-c.flushAt < c.cfg.CheckpointEvery && !mending {
 		return nil
 	}
+	c.mended = false
 	members := c.node.Members()
 	meta := appendMeta(nil, members, c.machine)
 	f, err := c.store.Freeze(c.applied, c.appTerm, meta)

@@ -40,18 +40,23 @@ func (r *Replica) fetchAll(b *CatchUp) (*Manifest, error) {
 	}
 	defer conn.Close()
 	defer r.closeWith(conn)()
-	return b.Pull(&remoteSource{conn: conn, w: wire.NewWriter(conn), rd: wire.NewReader(conn)})
+	return b.Pull(newRemoteSource(conn, fetchTimeout))
 }
 
 // remoteSource is another server as a Source.
 type remoteSource struct {
-	conn net.Conn
-	w    *wire.Writer
-	rd   *wire.Reader
-	buf  []byte
+	conn    net.Conn
+	w       *wire.Writer
+	rd      *wire.Reader
+	buf     []byte
+	timeout time.Duration // of one answer
 }
 
-func (s *remoteSource) begin() error { return s.conn.SetDeadline(time.Now().Add(fetchTimeout)) }
+func newRemoteSource(conn net.Conn, timeout time.Duration) *remoteSource {
+	return &remoteSource{conn: conn, w: wire.NewWriter(conn), rd: wire.NewReader(conn), timeout: timeout}
+}
+
+func (s *remoteSource) begin() error { return s.conn.SetDeadline(time.Now().Add(s.timeout)) }
 
 // Manifest implements Source.
 func (s *remoteSource) Manifest(since uint64) (*Manifest, error) {
@@ -92,8 +97,22 @@ func (s *remoteSource) next(want wire.Kind) (wire.Header, error) {
 	return h, err
 }
 
+// The code of a fetch says which state of the source is asked for. A server of an earlier version shows its
+// checkpoint whatever the code is, and the receiver finds out what it may use of that.
+const (
+	fetchCheckpoint = 0
+	fetchNewest     = 1
+)
+
 // Image implements Source.
 func (s *remoteSource) Image(ref ChunkRef, want *store.Blocks, img *store.Image) error {
+	return s.image(fetchCheckpoint, ref, want, img)
+}
+
+// errDamagedThere reports that the other server's copy is damaged too. It repairs it by itself.
+var errDamagedThere = errors.New("the other server's copy is damaged")
+
+func (s *remoteSource) image(code uint16, ref ChunkRef, want *store.Blocks, img *store.Image) error {
 	f := wire.Fetch{Object: ref.Object, Chunk: ref.Chunk}
 	if want != nil {
 		f.Blocks = *want
@@ -105,7 +124,7 @@ func (s *remoteSource) Image(ref ChunkRef, want *store.Blocks, img *store.Image)
 	if err := s.begin(); err != nil {
 		return err
 	}
-	if err := s.w.Frame(wire.KindFetch, 0, 0, wire.AppendFetch(nil, &f)); err != nil {
+	if err := s.w.Frame(wire.KindFetch, code, 0, wire.AppendFetch(nil, &f)); err != nil {
 		return err
 	}
 	if err := s.w.Flush(); err != nil {
@@ -127,12 +146,15 @@ func (s *remoteSource) Image(ref ChunkRef, want *store.Blocks, img *store.Image)
 		return img.Parse(s.buf)
 	case op.NotFound:
 		return ErrMoved
+	case op.Damaged:
+		return fmt.Errorf("chunk %d of object %d: %w", ref.Chunk, ref.Object, errDamagedThere)
 	}
 	return fmt.Errorf("chunk %d of object %d: %w", ref.Chunk, ref.Object, op.Errno(h.Code))
 }
 
 // fetchServer answers another server's questions for the difference, on one connection.
 type fetchServer struct {
+	r      *Replica
 	source Source
 	w      *wire.Writer
 	img    store.Image
@@ -142,7 +164,7 @@ type fetchServer struct {
 func newFetchServer(r *Replica, conn net.Conn) *fetchServer {
 	w := wire.NewWriter(conn)
 	w.Timeout = fetchTimeout
-	return &fetchServer{w: w, source: &localSource{r.store, func() base {
+	return &fetchServer{r: r, w: w, source: &localSource{r.store, func() base {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		return r.core.hold()
@@ -166,8 +188,19 @@ func (s *fetchServer) answer(rd *wire.Reader, h wire.Header, to cell.ID) error {
 	}
 	want := store.Blocks(f.Blocks)
 	code := op.OK
-	err = s.source.Image(ChunkRef{f.Object, f.Chunk}, &want, &s.img)
+	ref := ChunkRef{f.Object, f.Chunk}
+	if h.Code == fetchNewest {
+		if err = s.r.store.Export(store.Newest, f.Object, f.Chunk, &want, &s.img); errors.Is(err, store.ErrNoObject) {
+			err = ErrMoved
+		}
+	} else {
+		err = s.source.Image(ref, &want, &s.img)
+	}
+	var damage *store.DamageError
 	switch {
+	case errors.As(err, &damage):
+		s.r.repairs.request(damagedAt(damage), nil)
+		code, s.buf = op.Damaged, s.buf[:0]
 	case errors.Is(err, ErrMoved):
 		code, s.buf = op.NotFound, s.buf[:0]
 	case err != nil:

@@ -78,6 +78,7 @@ type Replica struct {
 	peers   map[cell.ID]*peer
 	appends *appendQueue
 	upkeep  *upkeep
+	repairs *repairs
 	tcp     net.Listener
 	udp     *datagrams
 
@@ -211,6 +212,7 @@ func (r *Replica) bind() error {
 func (r *Replica) run() {
 	r.appends = newAppendQueue(r)
 	r.upkeep = newUpkeep(r)
+	r.repairs = newRepairs(r)
 	for _, s := range r.opts.Cell.Servers {
 		if s.ID != r.opts.ID {
 			r.peers[s.ID] = newPeer(r, s)
@@ -221,6 +223,7 @@ func (r *Replica) run() {
 	}
 	r.tasks.Go(r.appends.run)
 	r.tasks.Go(r.upkeep.run)
+	r.repairs.start()
 	r.tasks.Go(r.udp.run)
 	r.tasks.Go(r.tick)
 	r.tasks.Go(r.accept)
@@ -330,6 +333,9 @@ func (r *Replica) dispatch(touched *[]*outlet, wake bool) {
 	}
 	if b := out.CatchUp; b != nil {
 		r.tasks.Go(func() { r.catchUp(b) })
+	}
+	if out.Repair != nil {
+		r.repairs.forApply(*out.Repair)
 	}
 	if out.Master != nil {
 		r.announce(*out.Master)

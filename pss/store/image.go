@@ -18,6 +18,13 @@ func (b *Blocks) Has(i int) bool { return b[i/64]>>(i%64)&1 != 0 }
 // Add puts block i into the set.
 func (b *Blocks) Add(i int) { b[i/64] |= 1 << (i % 64) }
 
+// Remove takes the blocks of other out of the set.
+func (b *Blocks) Remove(other *Blocks) {
+	for i := range b {
+		b[i] &^= other[i]
+	}
+}
+
 // Len is the number of blocks in the set.
 func (b *Blocks) Len() int {
 	n := 0

@@ -219,3 +219,12 @@ func (m *mender) put(i int, b []byte) bool {
 	m.s.count(l, BlockSize, 1)
 	return true
 }
+
+// LastChange is the index of the last entry that changed a chunk, 0 if none did.
+func (s *Store) LastChange(object uint64, chunk uint32) (uint64, error) {
+	o, err := s.find(Newest, object)
+	if err != nil {
+		return 0, err
+	}
+	return o.entry(Newest, chunk) &^ hasFile, nil
+}

@@ -109,7 +109,7 @@ func TestMend(t *testing.T) {
 				t.Fatal(err)
 			}
 			r.flush()
-			r.mem.SetHook(nil) // a disk gives a sector another place when it is written
+			r.mem.SetHook(nil)             // a disk gives a sector another place when it is written
 			for chunk := range uint32(2) { // what is wrong in the other chunk is mended in its turn
 				if left := r.mend(other, Newest, 1, chunk); left != 0 {
 					t.Fatalf("chunk %d: %d blocks stay damaged", chunk, left)

@@ -1,0 +1,114 @@
+package replica
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/paxos-iscsi/paxos-iscsi/pss/store"
+)
+
+// Damage on this server's disk. Whoever meets it asks for the chunk to be repaired: a client's read, applying an
+// entry that changes a part of a block, another server that catches up from here, the scrub. The damaged blocks
+// are fetched from another server, proven to be those that were lost (store.Mend), and go into the overlay, where
+// every reader finds them at once; the checkpoint that follows soon mends the disk.
+//
+// Whether an entry can be applied must not depend on one server's disk. So applying waits at an entry that meets
+// damage, while this server goes on to append, acknowledge and vote. If every other server tells that it has
+// the block only in a later state, this server's state can't be carried on, and it ends with a HealError.
+
+const (
+	// repairRetry is how long after a failed repair applying asks for it again.
+	repairRetry = time.Second
+	// mendPause is how long after the beginning of one checkpoint the next one may begin if it is only to mend
+	// the disk.
+	mendPause = time.Second
+)
+
+// ErrNoCopy reports that a damaged block could not be had from any other server now.
+var ErrNoCopy = errors.New("no other server could give the block")
+
+// ErrGoneEverywhere reports that every other server answered, and has a damaged block in a later state only.
+var ErrGoneEverywhere = errors.New("all other servers have the block in a later state only")
+
+// HealError ends a server whose own state can't be relied upon or carried on. Err says what is wrong, and in
+// which file. It must not vote or acknowledge with that state any more: it has to give it up and come back with a
+// state from the others.
+type HealError struct{ Err error }
+
+// Error says what is wrong, and what has to be done.
+func (e *HealError) Error() string {
+	return "this server's state has to be given up and fetched anew from the others: " + e.Err.Error()
+}
+
+// Unwrap gives what is wrong.
+func (e *HealError) Unwrap() error { return e.Err }
+
+// Repair names a block that applying needs and that is damaged here.
+type Repair struct {
+	ChunkRef
+	Block int // in the chunk
+}
+
+// damagedAt is where damage is.
+func damagedAt(d *store.DamageError) Repair {
+	return Repair{ChunkRef{Object: d.Object, Chunk: uint32(d.Block / store.BlocksPerChunk)}, int(d.Block % store.BlocksPerChunk)}
+}
+
+// hurt is damage that applying waits for.
+type hurt struct {
+	at    Repair
+	entry uint64 // the entry that could not be applied; 0: none
+	wait  bool   // for its repair
+	askAt time.Duration
+}
+
+// noteDamage has applying wait for a repair if err is about damage.
+func (c *Core) noteDamage(entry uint64, err error, out *Output) bool {
+	var damage *store.DamageError
+	if !errors.As(err, &damage) {
+		return false
+	}
+	c.logger.Warn("applying waits for the repair of a damaged block", "entry", entry, "damage", damage)
+	c.hurt = hurt{at: damagedAt(damage), entry: entry, wait: true, askAt: c.now}
+	c.isHurt(out)
+	return true
+}
+
+// isHurt says whether applying has to wait for a repair, and asks for it when it is time to.
+func (c *Core) isHurt(out *Output) bool {
+	h := &c.hurt
+	if h.wait && c.now >= h.askAt {
+		h.askAt = c.now + time.Hour // Repaired brings it forward
+		at := h.at
+		out.Repair = &at
+	}
+	return h.wait
+}
+
+// Mend takes blocks of a chunk that are damaged here from the image of the chunk at another server, as far as they
+// are proven to be the same, and returns those of bad that need nothing more.
+func (c *Core) Mend(img *store.Image, bad *store.Blocks) (store.Blocks, error) {
+	done, err := c.store.Mend(img, bad)
+	c.mended = c.mended || done.Len() > 0
+	return done, err
+}
+
+// Mended tells that the chunk files differ from what readers find: a checkpoint is to be made soon.
+func (c *Core) Mended() { c.mended = true }
+
+// Repaired tells how the repair that Output.Repair asked for ended.
+func (c *Core) Repaired(at Repair, err error) error {
+	h := &c.hurt
+	switch {
+	case !h.wait || h.at != at:
+	case err == nil:
+		h.wait = false
+	case errors.Is(err, ErrGoneEverywhere):
+		return &HealError{fmt.Errorf("entry %d can't be applied: block %d in chunk %d of object %d: %w",
+			h.entry, at.Block, at.Chunk, at.Object, err)}
+	default:
+		h.askAt = c.now + repairRetry
+	}
+	return nil
+}

@@ -1,0 +1,153 @@
+package replica
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/store"
+)
+
+// rareCheckpoints leaves it to onDisk when blocks leave the memory.
+func rareCheckpoints(o *Options) { o.CheckpointEvery = time.Hour }
+
+// onDisk has all servers make a checkpoint, and waits until they hold everything in their chunk files alone.
+func (h *house) onDisk() {
+	h.t.Helper()
+	h.level()
+	eventually(h.t, "everything on disk", func() bool {
+		for _, r := range h.servers {
+			if r != nil && (r.store.Dirty() || r.store.Index() != r.report().Applied) {
+				r.drive(func(time.Duration) error { r.core.Mended(); return nil })
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// files lists the files of a server's store with a name.
+func (h *house) files(i int, name string) (list []string) {
+	h.t.Helper()
+	root := filepath.Join(h.conf.Servers[i].Root(), "data")
+	check(h.t, filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && d.Name() == name {
+			list = append(list, path)
+		}
+		return err
+	}))
+	if len(list) == 0 {
+		h.t.Fatalf("server %d has no file %s", i, name)
+	}
+	return list
+}
+
+// rot turns a bit over in a byte of a file.
+func rot(t *testing.T, name string, at int64) {
+	t.Helper()
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	check(t, err)
+	var b [1]byte
+	_, err = f.ReadAt(b[:], at)
+	check(t, err)
+	b[0] ^= 4
+	_, err = f.WriteAt(b[:], at)
+	check(t, err)
+	check(t, f.Close())
+}
+
+// TestReadRepairs: the master's disk is damaged in several blocks. Reads are answered with what was written, and
+// the disk is mended.
+func TestReadRepairs(t *testing.T) {
+	h := newHouse(t, rareCheckpoints)
+	v := h.volume(h.client(), 2<<20)
+	v.write(60)
+	h.onDisk()
+	m := h.master()
+	name := h.files(m, "00")[0]
+	for b := range int64(40) {
+		rot(t, name, b*3*op.BlockSize+b)
+	}
+	v.verify()
+	r := h.servers[m]
+	stats := r.report().Repairs
+	if stats.Found == 0 || stats.Repaired != stats.Found || stats.Failed+stats.FailedReads != 0 {
+		t.Fatalf("%+v", stats)
+	}
+	eventually(t, "mended on disk", func() bool {
+		bad, _, _, err := r.store.Verify(store.Checkpoint, v.object, 0, make([]byte, store.VerifyBuffer))
+		check(t, err)
+		return bad.Len() == 0 && !r.store.Dirty()
+	})
+	v.verify()
+	v.write(10)
+	h.level(v.object)
+}
+
+// TestApplyRepairs: followers meet damage, of data and of records, in blocks that a write changes in part.
+// They go on, with the same content as the others.
+func TestApplyRepairs(t *testing.T) {
+	h := newHouse(t, rareCheckpoints)
+	v := h.volume(h.client(), 1<<20)
+	v.write(60)
+	h.onDisk()
+	m := h.master()
+	for k := 1; k < 3; k++ {
+		i := (m + k) % 3
+		h.stop(i)
+		if k == 1 {
+			for b := range int64(256) {
+				rot(t, h.files(i, "00")[0], b*op.BlockSize)
+			}
+		} else {
+			for b := range int64(256) {
+				rot(t, h.files(i, "sums")[0], b*16)
+			}
+		}
+		h.start(i)
+		v.write(60)
+		eventually(t, "level", func() bool { return h.servers[i].report().Applied >= h.servers[m].report().Applied })
+		if stats := h.servers[i].report().Repairs; stats.Repaired == 0 || stats.Failed != 0 {
+			t.Fatalf("server %d: %+v", i, stats)
+		}
+	}
+	h.onDisk()
+	h.level(v.object)
+	v.verify()
+}
+
+// TestNoCopyLeft: a block that is damaged everywhere can't be read, and all others can.
+func TestNoCopyLeft(t *testing.T) {
+	h := newHouse(t, rareCheckpoints)
+	v := h.volume(h.client(), 1<<20)
+	v.write(100)
+	h.onDisk()
+	const bad = 7
+	for i := range h.servers {
+		rot(t, h.files(i, "00")[0], bad*op.BlockSize)
+	}
+	got := make([]byte, op.BlockSize)
+	if _, err := v.v.ReadAt(got, bad*op.BlockSize); !errors.Is(err, op.Damaged) {
+		t.Fatalf("reading what is damaged everywhere: %v", err)
+	}
+	if stats := h.servers[h.master()].report().Repairs; stats.FailedReads == 0 || stats.Failed == 0 {
+		t.Fatalf("%+v", stats)
+	}
+	for b := range len(v.want) / op.BlockSize {
+		if b == bad {
+			continue
+		}
+		if _, err := v.v.ReadAt(got, int64(b)*op.BlockSize); err != nil {
+			t.Fatalf("block %d: %v", b, err)
+		}
+	}
+	whole := make([]byte, op.BlockSize) // and it can be written
+	copy(v.want[bad*op.BlockSize:], whole)
+	_, err := v.v.WriteAt(whole, bad*op.BlockSize)
+	check(t, err)
+	v.verify()
+}
