@@ -125,6 +125,14 @@ type View struct {
 	Self   bool // this server is master
 }
 
+// Condition is what a server tells the master of itself with every heartbeat it takes, in bits.
+type Condition uint64
+
+// The conditions.
+const (
+	Full Condition = 1 << iota // its disk is full, or nearly
+)
+
 // Node is one server's part in the agreement. It is not safe for concurrent use.
 type Node struct {
 	id     cell.ID
@@ -141,6 +149,9 @@ type Node struct {
 	echoes   map[uint64]time.Duration // newest own clock reading each member echoed in this term
 	proven   time.Duration            // newest clock reading that a majority has echoed, or 0
 	handover bool                     // mastership was offered to another server in this term
+
+	condition  Condition            // of this server
+	conditions map[uint64]Condition // of each member, as it told in this term
 }
 
 // NewNode starts from what the log and the checkpoint hold. now is the present time on the clock
@@ -151,6 +162,7 @@ func NewNode(c Config, now time.Duration) (n *Node, err error) {
 		votesAt: now + c.Timing.electionTimeout() + c.Timing.Tick,
 		store:   newStorage(c.Log, c.Members, c.Applied, c.Snapshot),
 		stamps:  make(map[uint64]time.Duration), echoes: make(map[uint64]time.Duration),
+		conditions: make(map[uint64]Condition),
 	}
 	if first := c.Log.First(); first > c.Applied+1 {
 		return nil, fmt.Errorf("the log begins at %d but the checkpoint ends at %d", first, c.Applied)
@@ -239,6 +251,10 @@ func (n *Node) Step(now time.Duration, m raftpb.Message, stamp, echo time.Durati
 			n.echoes[m.From] = echo
 			n.prove()
 		}
+		if m.Term == n.term {
+			n.conditions[m.From] = Condition(m.RejectHint)
+		}
+		m.RejectHint = 0 // raft has no such field in this message
 	case raftpb.MsgApp, raftpb.MsgAppResp, raftpb.MsgSnap, raftpb.MsgVoteResp, raftpb.MsgPreVoteResp,
 		raftpb.MsgTimeoutNow:
 	default:
@@ -257,6 +273,7 @@ func (n *Node) observeTerm() {
 	if t := n.raft.BasicStatus().Term; t != n.term {
 		n.term, n.proven, n.handover = t, 0, false
 		clear(n.echoes)
+		clear(n.conditions)
 	}
 }
 
@@ -347,6 +364,7 @@ func (n *Node) sort(out *Output, m *raftpb.Message) {
 			o.Stamp = n.now
 		case raftpb.MsgHeartbeatResp:
 			o.Echo = n.stamps[m.To]
+			o.Message.RejectHint = uint64(n.condition)
 		}
 		out.Messages = append(out.Messages, o)
 	}
@@ -432,6 +450,9 @@ func (n *Node) HandOver(to cell.ID) {
 	n.raft.TransferLeader(to.Raft())
 }
 
+// SetCondition sets what this server tells the master of itself.
+func (n *Node) SetCondition(c Condition) { n.condition = c }
+
 // Unreachable tells that messages to a server were lost.
 func (n *Node) Unreachable(id cell.ID) { n.raft.ReportUnreachable(id.Raft()) }
 
@@ -461,6 +482,8 @@ type Progress struct {
 	Active  bool   // it answered within the last election time-out
 	Lagging bool   // it needs more than the log holds
 	Sending string // raft's state of replication to it
+
+	Condition Condition // what it told last
 }
 
 // Progress lists the members a master replicates to, itself included, in no order; on other servers it is empty.
@@ -469,7 +492,11 @@ func (n *Node) Progress(dst []Progress) []Progress {
 		return dst
 	}
 	for id, pr := range n.raft.Status().Progress {
-		dst = append(dst, Progress{ID: memberID(id), Voter: !pr.IsLearner, Match: pr.Match,
+		condition := n.conditions[id]
+		if id == n.id.Raft() {
+			condition = n.condition
+		}
+		dst = append(dst, Progress{ID: memberID(id), Voter: !pr.IsLearner, Match: pr.Match, Condition: condition,
 			Active: pr.RecentActive || id == n.id.Raft(), Lagging: pr.State == tracker.StateSnapshot,
 			Sending: pr.State.String()})
 	}

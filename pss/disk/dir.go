@@ -135,6 +135,20 @@ func (d *dir) ReadDir(name string) ([]Entry, error) {
 	return entries, nil
 }
 
+// Space implements Spacer: what a process without privileges may use.
+func (d *dir) Space() (free, total int64, err error) {
+	var st unix.Statfs_t
+	for {
+		if err = unix.Statfs(d.path, &st); err != unix.EINTR {
+			break
+		}
+	}
+	if err != nil {
+		return 0, 0, d.fail("statfs", ".", err)
+	}
+	return int64(st.Bavail) * int64(st.Bsize), int64(st.Blocks) * int64(st.Bsize), nil
+}
+
 func (d *dir) SyncDir(name string) error {
 	if err := checkName("syncdir", name, true); err != nil {
 		return err

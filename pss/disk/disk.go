@@ -47,6 +47,12 @@ type FS interface {
 	SyncDir(name string) error
 }
 
+// Spacer is offered by an FS that knows how much room there is.
+type Spacer interface {
+	// Space returns the bytes that can still be written, and the size of the disk in bytes.
+	Space() (free, total int64, err error)
+}
+
 // File is an open file. All calls may be made from several goroutines at once.
 type File interface {
 	io.ReaderAt

@@ -56,7 +56,8 @@ const (
 	OpTruncate  = "truncate"
 	OpAllocate  = "allocate"
 	OpPunch     = "punch"
-	OpSize      = "size" // changes nothing
+	OpSize      = "size"  // changes nothing
+	OpSpace     = "space" // changes nothing
 )
 
 // node is a folder or a file.
@@ -116,6 +117,19 @@ func (m *Mem) Used() int64 {
 	return m.used
 }
 
+// Space implements Spacer. A disk without a limit has room for 1 EiB.
+func (m *Mem) Space() (free, total int64, err error) {
+	if err := m.admit(OpSpace, "."); err != nil {
+		return 0, 0, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.capacity == 0 {
+		return 1 << 60, 1 << 60, nil
+	}
+	return max(0, m.capacity-m.used), m.capacity, nil
+}
+
 // KillProcess ends the process that uses the disk: handles that are open return ErrCrashed from
 // now on; everything that was written is there, but no more durable than it was.
 func (m *Mem) KillProcess() {
@@ -138,7 +152,7 @@ func (m *Mem) admit(op, name string) error {
 	if m.fail != nil {
 		if m.left <= 0 {
 			err = m.fail
-		} else if op != OpRead && op != OpReadDir && op != OpSize {
+		} else if op != OpRead && op != OpReadDir && op != OpSize && op != OpSpace {
 			m.left--
 		}
 	}

@@ -109,7 +109,7 @@ func TestNumbersNeverChange(t *testing.T) {
 		t.Errorf("Flush is %d, %v, %v", Flush, Code(0), Code(200))
 	}
 	errnos := []Errno{OK, NotFound, Exists, NotDir, IsDir, NotEmpty, Invalid, Fenced, StaleEpoch, NoSession,
-		Miscompare, OutOfRange, TooMany, TooOld, Kind, NoSpace}
+		Miscompare, OutOfRange, TooMany, TooOld, Kind, NoSpace, Damaged}
 	texts := map[string]bool{}
 	for i, e := range errnos {
 		if int(e) != i {
@@ -117,7 +117,7 @@ func TestNumbersNeverChange(t *testing.T) {
 		}
 		texts[e.Error()] = true
 	}
-	if len(texts) != len(errnos) || Errno(16).Error() != "error 16" {
+	if len(texts) != len(errnos) || Errno(17).Error() != "error 17" {
 		t.Errorf("texts %v, %v", texts, Errno(16))
 	}
 	if Stat != 1 || ReadDir != 2 || KindDir != 1 || KindFile != 2 || KindVolume != 3 {

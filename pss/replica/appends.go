@@ -93,6 +93,15 @@ func (q *appendQueue) workOnce() {
 // carryOut writes a batch, syncs it, and tells the Core.
 func (q *appendQueue) carryOut() error {
 	err := q.writer.Write(q.r.log, q.batch)
+	for tries := 0; noRoom(err); tries++ {
+		if tries == 0 {
+			q.r.logger.Error("the log waits for room on the disk", "error", err)
+		}
+		if !q.r.wait(spaceRetry) {
+			return err
+		}
+		err = q.writer.Write(q.r.log, q.batch)
+	}
 	if err == nil {
 		err = q.writer.Finish(q.r.log, q.batch)
 	}
@@ -116,34 +125,39 @@ func (q *appendQueue) carryOut() error {
 
 // LogWriter turns appends into as few writes as their order allows, and at most one sync.
 type LogWriter struct {
-	entries []log.Entry
-	dirty   bool // something was written since the last sync
+	entries []log.Entry    // to be written, of the appends before next
+	state   *log.HardState // to be written with them
+	dirty   bool           // something was written since the last sync
+
+	next      int  // the append of the batch to go on with
+	installed bool // its snapshot is on disk, and the log is to be restarted behind it
 }
 
-// Write writes a batch of appends to the log. They are not durable before Finish.
+// Write writes a batch of appends to the log. They are not durable before Finish. After an error that is
+// disk.ErrNoSpace it is called again with the same batch, and goes on where there was no room.
 func (w *LogWriter) Write(l *log.Log, batch []agreement.Append) error {
-	var state *log.HardState
-	w.entries = w.entries[:0]
-	for i := range batch {
-		a := &batch[i]
+	for ; w.next < len(batch); w.next++ {
+		a := &batch[w.next]
 		if n := len(w.entries); n > 0 && len(a.Entries) > 0 && a.Entries[0].Index != w.entries[n-1].Index+1 {
-			if err := w.put(l, state); err != nil { // these replace some of those before
+			if err := w.put(l); err != nil { // these replace some of those before
 				return err
 			}
-			state = nil
 		}
 		if a.Snapshot != nil {
-			if err := w.restart(l, a, state); err != nil {
+			if err := w.restart(l, a); err != nil {
 				return err
 			}
-			state = nil
 		}
 		if a.State != nil {
-			state = a.State
+			w.state = a.State
 		}
 		w.entries = append(w.entries, a.Entries...)
 	}
-	return w.put(l, state)
+	if err := w.put(l); err != nil {
+		return err
+	}
+	w.next = 0
+	return nil
 }
 
 // Finish makes durable what the batch says must be.
@@ -161,22 +175,44 @@ func (w *LogWriter) Finish(l *log.Log, batch []agreement.Append) error {
 
 // restart begins the log anew behind a snapshot, whose state is brought to disk first: until then the
 // old log is what this server has promised to keep.
-func (w *LogWriter) restart(l *log.Log, a *agreement.Append, state *log.HardState) error {
-	if err := w.put(l, state); err != nil {
+func (w *LogWriter) restart(l *log.Log, a *agreement.Append) error {
+	if err := w.put(l); err != nil {
 		return err
 	}
-	if err := a.Install(); err != nil {
+	if !w.installed {
+		if err := a.Install(); err != nil {
+			return err
+		}
+		w.installed = true
+	}
+	if err := l.Reset(a.Snapshot.Metadata.Index, a.Snapshot.Metadata.Term); err != nil {
 		return err
 	}
-	return l.Reset(a.Snapshot.Metadata.Index, a.Snapshot.Metadata.Term)
+	w.installed = false
+	return nil
 }
 
-func (w *LogWriter) put(l *log.Log, state *log.HardState) error {
-	if state == nil && len(w.entries) == 0 {
+// put writes what has gathered. If there is no room for all of it, what is not written yet stays for the next time.
+func (w *LogWriter) put(l *log.Log) error {
+	if w.state == nil && len(w.entries) == 0 {
 		return nil
 	}
-	err := l.Append(state, w.entries)
+	err := l.Append(w.state, w.entries)
+	w.dirty = true
+	if noRoom(err) {
+		n := 0
+		for n < len(w.entries) { // an index and a term name an entry: it is in the log, or another one is
+			if term, err := l.Term(w.entries[n].Index); err != nil || term != w.entries[n].Term {
+				break
+			}
+			n++
+		}
+		rest := copy(w.entries, w.entries[n:])
+		clear(w.entries[rest:])
+		w.entries = w.entries[:rest]
+		return err
+	}
 	clear(w.entries)
-	w.entries, w.dirty = w.entries[:0], true
+	w.entries, w.state = w.entries[:0], nil
 	return err
 }

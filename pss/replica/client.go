@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
@@ -34,6 +35,9 @@ type client struct {
 	// ones of this connection: none may overtake those the client sends again elsewhere, or here, under
 	// a new epoch. The Replica's lock guards it.
 	refused bool
+	// readSince is when a read of the store began that is under way, on the server's clock; 0: none. Of several
+	// at the same time it is one.
+	readSince atomic.Int64
 
 	mu        sync.Mutex
 	room      sync.Cond // signalled when one of the counts below falls, or at the end
@@ -326,8 +330,12 @@ func (c *client) takeRead(rd *wire.Reader, h wire.Header) (int, error) {
 	}
 	// Whoever is master at this moment, with everything it ever answered applied, may answer
 	// from the store as it is now or later.
-	if c.r.now() < c.r.core.Lease() {
+	if now := c.r.now(); now < c.r.core.Lease() {
+		watched := c.readSince.CompareAndSwap(0, int64(now))
 		c.read(h.Tag, q)
+		if watched {
+			c.readSince.Store(0)
+		}
 		return int(q.Length), nil
 	}
 	c.count(1, int(q.Length))
@@ -467,7 +475,11 @@ func (c *client) answerRead(reply *Reply, q wire.Read) {
 	}
 	tag := reply.Tag
 	c.r.tasks.Go(func() { // the disk may be slow, and the caller holds the Replica's lock
+		watched := c.readSince.CompareAndSwap(0, int64(c.r.now()))
 		c.read(tag, q)
+		if watched {
+			c.readSince.Store(0)
+		}
 		c.count(-1, -int(q.Length))
 		c.out.signal()
 	})

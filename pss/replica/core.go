@@ -141,6 +141,19 @@ type Core struct {
 
 	hurt   hurt // damage that applying waits for
 	mended bool // blocks were repaired that are damaged on disk until the next checkpoint
+
+	space      spaceLevel
+	cellFull   bool // of a master: too few disks have room
+	surveyAt   time.Duration
+	handOverAt time.Duration
+	progress   [cell.MaxServers]agreement.Progress // for survey
+
+	underWay     *store.Flush // handed out
+	flush        *store.Flush // to be run again at flushAgainAt, since the disk was full; nil: none
+	flushAgainAt time.Duration
+
+	appending []time.Duration // when the appends that are not carried out yet were handed out
+	reading   time.Duration   // since when the oldest read of the disk is under way; 0: none
 }
 
 // NewCore starts a replica from its log and its store, which stands at ckpt.
@@ -175,11 +188,15 @@ func (c *Core) Tick(now time.Duration) {
 	c.now = now
 	c.node.Tick(now)
 	c.retrySnapshots()
+	c.survey()
 }
 
 // Step takes a message from another server; see agreement.Node.Step for stamp and echo.
 func (c *Core) Step(now time.Duration, m raftpb.Message, stamp, echo time.Duration) error {
 	c.now = max(c.now, now)
+	if c.space == spaceNone && (m.Type == raftpb.MsgSnap || m.Type == raftpb.MsgApp && len(m.Entries) > 0) {
+		return nil // as if it were lost
+	}
 	if m.Type == raftpb.MsgSnap && m.Snapshot != nil && m.Snapshot.Metadata.Index > c.applied {
 		c.lag(m)
 		return nil
@@ -200,6 +217,7 @@ func (c *Core) Ask(now time.Duration, r Read) {
 // Appended tells that an Append was carried out.
 func (c *Core) Appended(now time.Duration, a *agreement.Append) error {
 	c.now = max(c.now, now)
+	c.appending = c.appending[:copy(c.appending, c.appending[1:])]
 	if a.Snapshot != nil {
 		if err := c.installed(); err != nil {
 			return err
@@ -208,9 +226,13 @@ func (c *Core) Appended(now time.Duration, a *agreement.Append) error {
 	return c.node.Appended(now, a, &c.agreed)
 }
 
-// FlushDone tells how the checkpoint under way ended.
+// FlushDone tells how the checkpoint under way ended. If the disk was full it is handed out again later.
 func (c *Core) FlushDone(err error) error {
-	c.flushing = false
+	if noRoom(err) {
+		c.flush, c.flushAgainAt = c.underWay, c.now+spaceRetry
+		return nil
+	}
+	c.flushing, c.underWay = false, nil
 	if err != nil {
 		return fmt.Errorf("checkpoint at %d: %w", c.flushIndex, err)
 	}
@@ -262,6 +284,9 @@ func (c *Core) hand(out *Output) {
 	}
 	out.Messages = append(out.Messages, c.agreed.Messages...)
 	out.Appends = append(out.Appends, c.agreed.Appends...)
+	for range c.agreed.Appends {
+		c.appending = append(c.appending, c.now)
+	}
 	c.commits = append(c.commits, c.agreed.Commits...)
 	c.agreed.Reset()
 }
@@ -318,6 +343,13 @@ func (c *Core) propose(out *Output) (bool, error) {
 	}
 	if !c.view.Self {
 		c.refuseQueue(out)
+		return false, nil
+	}
+	if !c.refuseSpace(out) {
+		c.limitQueue(out)
+		return false, nil
+	}
+	if len(c.queue) == 0 {
 		return false, nil
 	}
 	n, bytes := 0, 0
@@ -494,6 +526,9 @@ func (c *Core) answerReads(out *Output) error {
 // checkpoint begins a checkpoint when one is due.
 func (c *Core) checkpoint(out *Output) error {
 	c.recycle(out)
+	if c.flush != nil && c.now >= c.flushAgainAt {
+		out.Flush, c.flush = c.flush, nil
+	}
 	mending := c.mended && c.now-c.flushAt >= mendPause
 	if c.flushing || c.behind != nil || c.applied == c.checkpoints[len(c.checkpoints)-1] && !mending {
 		return nil
@@ -514,7 +549,7 @@ func (c *Core) checkpoint(out *Output) error {
 	}
 	c.base = base{index: c.applied, term: c.appTerm, members: members, meta: meta, objects: c.store.Objects(store.Checkpoint)}
 	c.flushing, c.flushIndex, c.flushAt = true, c.applied, c.now
-	out.Flush = f
+	c.underWay, out.Flush = f, f
 	return nil
 }
 

@@ -20,6 +20,8 @@ import (
 const (
 	// repairRetry is how long after a failed repair applying asks for it again.
 	repairRetry = time.Second
+	// hurtPatience is how long a master may wait for a repair before another server should be master.
+	hurtPatience = 2 * time.Second
 	// mendPause is how long after the beginning of one checkpoint the next one may begin if it is only to mend
 	// the disk.
 	mendPause = time.Second
@@ -60,6 +62,7 @@ type hurt struct {
 	at    Repair
 	entry uint64 // the entry that could not be applied; 0: none
 	wait  bool   // for its repair
+	since time.Duration
 	askAt time.Duration
 }
 
@@ -70,7 +73,7 @@ func (c *Core) noteDamage(entry uint64, err error, out *Output) bool {
 		return false
 	}
 	c.logger.Warn("applying waits for the repair of a damaged block", "entry", entry, "damage", damage)
-	c.hurt = hurt{at: damagedAt(damage), entry: entry, wait: true, askAt: c.now}
+	c.hurt = hurt{at: damagedAt(damage), entry: entry, wait: true, since: c.now, askAt: c.now}
 	c.isHurt(out)
 	return true
 }

@@ -148,7 +148,7 @@ func (q *repairs) repair(ref ChunkRef, bad *store.Blocks, buf []byte) (err error
 	q.r.logger.Warn("damage found", "object", ref.Object, "chunk", ref.Chunk, "blocks", count, "first", first)
 	gone := errors.New("never asked")
 	for round := range repairRounds {
-		if round > 0 && !q.pause() {
+		if round > 0 && !q.r.wait(repairPause) {
 			return q.r.ctx.Err()
 		}
 		if gone = q.askAll(ref, bad); bad.Len() == 0 {
@@ -157,17 +157,6 @@ func (q *repairs) repair(ref ChunkRef, bad *store.Blocks, buf []byte) (err error
 		}
 	}
 	return fmt.Errorf("%d of %d damaged blocks: %w", bad.Len(), count, gone)
-}
-
-func (q *repairs) pause() bool {
-	t := time.NewTimer(repairPause)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-q.r.ctx.Done():
-		return false
-	}
 }
 
 // sources lists the other servers, replicas first: they have the time.

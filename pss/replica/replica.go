@@ -46,6 +46,8 @@ type Options struct {
 	OverlayBytes    int64         // of changed blocks in memory at the most
 	CheckpointEvery time.Duration // between checkpoints at the most, while anything changes
 	SegmentBytes    int64         // of a log segment
+
+	Disk disk.FS // what Root is on; nil: the folder Root. Tests give a disk that can fail
 }
 
 func (o Options) withDefaults() Options {
@@ -63,6 +65,7 @@ type Replica struct {
 	logger *slog.Logger
 	start  time.Time
 	rooted interface{ Close() error } // the lock on the root
+	disk   disk.FS
 	log    *log.Log
 	store  *store.Store
 	pool   bufferPool
@@ -74,6 +77,7 @@ type Replica struct {
 	core  *Core
 	out   Output
 	fatal error
+	room  SpaceReport
 
 	peers   map[cell.ID]*peer
 	appends *appendQueue
@@ -118,10 +122,15 @@ func Open(o Options) (*Replica, error) {
 
 // recover opens the root's log and store and starts the Core where they stand.
 func (r *Replica) recover() error {
-	fs, err := disk.Dir(r.opts.Root)
-	if err != nil {
-		return err
+	fs := r.opts.Disk
+	if fs == nil {
+		var err error
+		if fs, err = disk.Dir(r.opts.Root); err != nil {
+			return err
+		}
 	}
+	r.disk = fs
+	var err error
 	if r.rooted, err = disk.Lock(r.opts.Root); err != nil {
 		return err
 	}
@@ -224,6 +233,8 @@ func (r *Replica) run() {
 	r.tasks.Go(r.appends.run)
 	r.tasks.Go(r.upkeep.run)
 	r.repairs.start()
+	r.tasks.Go(r.watchSpace)
+	r.tasks.Go(r.watchReads)
 	r.tasks.Go(r.udp.run)
 	r.tasks.Go(r.tick)
 	r.tasks.Go(r.accept)

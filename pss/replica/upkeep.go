@@ -2,6 +2,7 @@ package replica
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss/store"
@@ -12,6 +13,8 @@ import (
 type upkeep struct {
 	r    *Replica
 	wake chan struct{} // one token: there is something to do
+
+	noRoomUntil atomic.Int64 // no segment is prepared before: there was no room for it
 
 	mu      sync.Mutex
 	flush   *store.Flush // at most one, as the Core makes one at a time
@@ -33,7 +36,7 @@ func (u *upkeep) add(f *store.Flush, recycle uint64) {
 
 // prepare has the next log segment made ready if it isn't.
 func (u *upkeep) prepare() {
-	if u.r.log.Prepared() {
+	if u.r.log.Prepared() || u.r.now() < time.Duration(u.noRoomUntil.Load()) {
 		return
 	}
 	u.mu.Lock()
@@ -72,7 +75,9 @@ func (u *upkeep) run() {
 				return
 			}
 		}
-		if err := u.r.log.Prepare(); err != nil {
+		if err := u.r.log.Prepare(); noRoom(err) {
+			u.noRoomUntil.Store(int64(u.r.now() + spaceRetry)) // an append makes its segment itself, if it can
+		} else if err != nil {
 			u.r.failed(err)
 			return
 		}

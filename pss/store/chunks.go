@@ -117,7 +117,7 @@ func (w *chunkWriter) data(o *object, c *chunkChange) error {
 		}
 	}
 	if c.flags&changeKeep != 0 {
-		if err := f.Allocate(0, ChunkSize); err != nil {
+		if err := allocate(f, 0, ChunkSize); err != nil {
 			return fmt.Errorf("allocating %s: %w", chunkFile(o.folder, c.chunk), err)
 		}
 	}
@@ -140,6 +140,15 @@ func (w *chunkWriter) data(o *object, c *chunkChange) error {
 	return nil
 }
 
+// allocate reserves space for zeros if there is some. That zeros are there is in their records; the space is for
+// writes to come, and a full disk refuses these. What was agreed must not need space that nobody counted.
+func allocate(f disk.File, off, n int64) error {
+	if err := f.Allocate(off, n); err != nil && !errors.Is(err, disk.ErrNoSpace) {
+		return err
+	}
+	return nil
+}
+
 // run writes blocks of one kind that lie side by side.
 func (w *chunkWriter) run(f disk.File, flags changeFlags, blocks []blockChange) error {
 	off, n := int64(blocks[0].number)*BlockSize, int64(len(blocks))*BlockSize
@@ -150,7 +159,7 @@ func (w *chunkWriter) run(f disk.File, flags changeFlags, blocks []blockChange) 
 			}
 		}
 		if blocks[0].kind == Zeros {
-			return f.Allocate(off, n)
+			return allocate(f, off, n)
 		}
 		return nil
 	}

@@ -1,0 +1,158 @@
+package replica
+
+import (
+	"errors"
+	"time"
+
+	"github.com/paxos-iscsi/paxos-iscsi/pss/agreement"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/disk"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
+)
+
+// Full disks. Each server has its own, and whether an operation succeeds must be the same on all. So operations
+// that take space are refused by the master before they are proposed, when too few disks have room; what was
+// agreed is applied by everyone, and a reserve that no new operation may use keeps room for the checkpoints of it.
+//
+//   - Below the reserve a server is low: it tells the master so with every heartbeat it takes. A master that is low
+//     hands over to a server that is not. When no majority has room, operations that take space are answered with
+//     op.NoSpace; all others, those that free space above all, go on.
+//   - Below half of the reserve a server takes no entries any more. It lags, keeps its promises, and is fed again
+//     when it has room: from the log, or with the difference.
+//   - A write that the disk refuses in spite of this is tried again until there is room: a checkpoint, an append,
+//     an installation. Nothing is acknowledged before it succeeded.
+
+// spaceLevel is how much room a server's disk has.
+type spaceLevel uint8
+
+const (
+	spaceGood spaceLevel = iota
+	spaceLow             // below the reserve
+	spaceNone            // below half of it
+)
+
+var spaceNames = [...]string{"good", "low", "none"}
+
+func (l spaceLevel) String() string { return spaceNames[l] }
+
+const (
+	// spaceRetry is how often a write that the disk had no room for is tried again.
+	spaceRetry = 250 * time.Millisecond
+	// spaceEvery is how often the room on the disk is looked at.
+	spaceEvery = 500 * time.Millisecond
+	// surveyEvery is how often a master looks at what the others told of their disks.
+	surveyEvery = 100 * time.Millisecond
+	// handOverEvery is how often a master with a bad disk offers its mastership to another server.
+	handOverEvery = 5 * time.Second
+	// reservedPart of a disk is the reserve at most: one over so much.
+	reservedPart = 20
+)
+
+// reserve is the room that checkpoints of what was agreed may need: two overlays in the chunk files, and
+// `prepared` and a few segments of log beside them; twice that, since only half of it is left when entries are
+// taken no more. Small disks keep a part of their size instead; when that does not suffice, writes are tried again.
+func reserve(o *Options, total int64) int64 {
+	return min(2*(3*o.OverlayBytes+3*o.SegmentBytes), total/reservedPart)
+}
+
+// Space tells how many bytes the disk has room for, and how many are reserved.
+func (c *Core) Space(free, reserved int64) {
+	level := c.space
+	switch margin := reserved / 8; { // coming back takes a little more than going down
+	case free < reserved/2, level == spaceNone && free < reserved/2+margin:
+		level = spaceNone
+	case free < reserved, level >= spaceLow && free < reserved+margin:
+		level = spaceLow
+	default:
+		level = spaceGood
+	}
+	if level != c.space {
+		c.logger.Warn("room on the disk", "now", level, "was", c.space, "free", free, "reserved", reserved)
+	}
+	c.space = level
+	var told agreement.Condition
+	if level != spaceGood {
+		told = agreement.Full
+	}
+	c.node.SetCondition(told)
+}
+
+// survey has a master look at the disks of all core servers: whether the cell has room, and whether another server
+// should be master.
+func (c *Core) survey() {
+	if c.now < c.surveyAt {
+		return
+	}
+	c.surveyAt = c.now + surveyEvery
+	c.cellFull = false
+	if !c.view.Self {
+		return
+	}
+	voters, full := 0, 0
+	var best agreement.Progress
+	found := false
+	for _, p := range c.node.Progress(c.progress[:0]) {
+		if !p.Voter {
+			continue
+		}
+		voters++
+		if p.Condition&agreement.Full != 0 {
+			full++
+			continue
+		}
+		if p.ID != c.cfg.ID && p.Active && !p.Lagging && (!found || p.Match > best.Match) {
+			best, found = p, true
+		}
+	}
+	c.cellFull = voters-full < voters/2+1
+	why := ""
+	switch {
+	case c.hangs():
+		why = "its disk does not answer"
+	case c.space != spaceGood && !c.cellFull:
+		why = "its disk is full"
+	case c.hurt.wait && c.now-c.hurt.since > hurtPatience:
+		why = "damage keeps it from going on"
+	}
+	if why == "" || !found || c.now < c.handOverAt {
+		return
+	}
+	c.handOverAt = c.now + handOverEvery
+	c.logger.Warn("the mastership is handed over", "to", best.ID, "because", why)
+	c.HandOver(best.ID)
+}
+
+// refuseSpace answers the operations in the queue that take space, while the cell has none. It reports false when
+// the queue has to wait: before this master has applied all of earlier terms it can't tell which of them took
+// effect already and only ask for their result.
+func (c *Core) refuseSpace(out *Output) bool {
+	if !c.cellFull {
+		return true
+	}
+	if !c.ready {
+		return false
+	}
+	keep := c.queue[:0]
+	for _, p := range c.queue {
+		o, err := op.Parse(p.Op)
+		if err == nil && takesSpace(o.Code) && !c.machine.Executed(o.Session, o.Seq) {
+			out.Replies = append(out.Replies, Reply{Origin: p.Origin, Bytes: len(p.Op), Result: op.Result{Errno: op.NoSpace}})
+			continue
+		}
+		keep = append(keep, p)
+	}
+	clear(c.queue[len(keep):])
+	c.queue = keep
+	return true
+}
+
+// takesSpace says whether an operation may need space that was free before.
+func takesSpace(c op.Code) bool {
+	switch c {
+	case op.Write, op.CompareAndWrite, op.WriteZeroes, op.CreateFile, op.Mkdir, op.VolumeCreate, op.VolumeGrow:
+		return true
+	}
+	return false
+}
+
+// noRoom says whether a write failed for nothing but a full disk, so that it can be tried again.
+func noRoom(err error) bool { return errors.Is(err, disk.ErrNoSpace) }
