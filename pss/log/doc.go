@@ -64,6 +64,10 @@
 // nothing after it vouches for it; and the loss of the newest segments' files. A clean Close leaves an
 // empty frame that vouches for all before it, and so does every Open.
 //
+// Damage to segments whose entries a checkpoint has superseded (Options.Superseded) is healed: what is behind them
+// can stand alone, as after Recycle, and each frame repeats the HardState, so that no vote is forgotten. All other
+// damage is for the caller, who must neither vote nor acknowledge with such a log.
+//
 // After a power cut a frame may have survived behind one that did not. It must never become
 // reachable when the gap is filled again. So Open begins with an empty frame of a new epoch, and syncs
 // it, before anything else is written: whatever follows builds on a checksum that no earlier frame

@@ -30,6 +30,9 @@ type Options struct {
 	Direct bool
 	// Spares is how many segments Recycle keeps ready; it removes the others. 0 is 2.
 	Spares int
+	// Superseded is the index up to which a checkpoint holds what the entries led to. Damage to segments that
+	// have no entry beyond it is healed: they are given up as Recycle would do. See Healed.
+	Superseded uint64
 	// Identity is given to a log that does not exist yet. 0 is a random one.
 	Identity uint64
 }
@@ -77,10 +80,11 @@ type Log struct {
 
 	// Of the writing goroutine.
 	active  *segment // the last of index.segments
-	stage   []byte   // the frame being built, aligned; grows to the largest one, maxFrame
-	written int64    // end of the last frame in the active segment
-	synced  int64    // of it, what is synced
-	sum     uint32   // checksum of the last frame
+	healed  *DamageError
+	stage   []byte // the frame being built, aligned; grows to the largest one, maxFrame
+	written int64  // end of the last frame in the active segment
+	synced  int64  // of it, what is synced
+	sum     uint32 // checksum of the last frame
 
 	preparing sync.Mutex // one Prepare at a time
 	naming    sync.Mutex // held while files of segments are named, made ready or removed
@@ -152,6 +156,9 @@ func (l *Log) Term(i uint64) (uint64, error) {
 	}
 	return l.index.term(i), nil
 }
+
+// Healed returns the damage that Open met in segments that were superseded, and that it gave up; nil if none.
+func (l *Log) Healed() *DamageError { return l.healed }
 
 // Prepared says whether the next segment is ready, so that Prepare has nothing to do.
 func (l *Log) Prepared() bool {

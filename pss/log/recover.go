@@ -82,6 +82,9 @@ type recovery struct {
 	*Log
 	files []*segment // all that were found, by number; those that are not in use are removed from it
 	scan  scanner
+
+	missing *DamageError // a file between others is not there
+	behind  int          // of files, the first one behind the last gap
 }
 
 // close closes the files, those that were found and those that were made.
@@ -111,8 +114,8 @@ func (r *recovery) list() error {
 			continue
 		}
 		if n := len(r.files); n > 0 && number != r.files[n-1].number+1 {
-			return &DamageError{File: path.Join(r.dir, segmentName(r.files[n-1].number+1)), What: "next number of a file",
-				Want: r.files[n-1].number + 1, Got: number}
+			r.missing, r.behind = &DamageError{File: path.Join(r.dir, segmentName(r.files[n-1].number+1)),
+				What: "next number of a file", Want: r.files[n-1].number + 1, Got: number}, n
 		}
 		// A crash can leave a file shorter than it was to be, but not within a sector.
 		if rest := e.Bytes % disk.SectorSize; rest != 0 {
@@ -128,9 +131,61 @@ func (r *recovery) list() error {
 	return nil
 }
 
-// replay reads the frames of all segments in use.
+// replay reads the frames of all segments in use. If some are damaged, and those behind them can stand alone
+// because what comes before is superseded, it gives up the former. Each frame repeats the HardState, and those
+// that are left are the newest, so no vote is forgotten.
 func (r *recovery) replay() error {
-	for i, s := range r.files {
+	damage := r.missing
+	if damage == nil {
+		if err := r.replayFrom(r.files); err == nil || !errors.As(err, &damage) {
+			return err
+		}
+	}
+	for j := max(1, r.behind); j < len(r.files) && r.options.Superseded > 0; j++ {
+		if alone, err := r.standsAlone(r.files[j]); err != nil {
+			return err
+		} else if !alone {
+			continue
+		}
+		r.index, r.active, r.written, r.sum, r.epoch, r.identity = index{}, nil, 0, 0, 0, 0
+		var again *DamageError
+		if err := r.replayFrom(r.files[j:]); errors.As(err, &again) {
+			continue
+		} else if err != nil {
+			return err
+		}
+		r.healed = damage
+		return r.giveUpFiles(j)
+	}
+	return damage
+}
+
+// standsAlone says whether everything before a segment is superseded, as far as its header tells.
+func (r *recovery) standsAlone(s *segment) (bool, error) {
+	r.scan.open(s.file, s.size)
+	block, err := r.scan.peek(0, headerSize)
+	if err != nil {
+		return false, fmt.Errorf("reading %s: %w", r.fileOf(s), err)
+	}
+	var h header
+	return h.decode(block) && h.segment == s.number && h.offset == 0 && h.prevIndex <= r.options.Superseded, nil
+}
+
+// giveUpFiles removes the first n files, the oldest first.
+func (r *recovery) giveUpFiles(n int) error {
+	for range n {
+		s := r.files[0]
+		r.files = r.files[1:]
+		if err := errors.Join(s.file.Close(), r.remove(s.number)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// replayFrom reads the frames of all of these segments that are in use.
+func (r *recovery) replayFrom(files []*segment) error {
+	for i, s := range files {
 		stop, err := r.replaySegment(s)
 		if err != nil {
 			return err
@@ -145,7 +200,7 @@ func (r *recovery) replay() error {
 		if err := r.checkEnd(); err != nil {
 			return err
 		}
-		return r.checkNotBegun(r.files[i:])
+		return r.checkNotBegun(files[i:])
 	}
 	return r.checkEnd()
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/paxos-iscsi/paxos-iscsi/pss/log"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/store"
 )
 
@@ -55,6 +56,16 @@ type Repair struct {
 // damagedAt is where damage is.
 func damagedAt(d *store.DamageError) Repair {
 	return Repair{ChunkRef{Object: d.Object, Chunk: uint32(d.Block / store.BlocksPerChunk)}, int(d.Block % store.BlocksPerChunk)}
+}
+
+// needsHealing makes an error about damage to the log or the store a HealError.
+func needsHealing(err error) error {
+	var inLog *log.DamageError
+	var inStore *store.DamageError
+	if errors.As(err, &inLog) || errors.As(err, &inStore) {
+		return &HealError{err}
+	}
+	return err
 }
 
 // hurt is damage that applying waits for.

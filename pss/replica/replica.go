@@ -134,14 +134,10 @@ func (r *Replica) recover() error {
 	if r.rooted, err = disk.Lock(r.opts.Root); err != nil {
 		return err
 	}
-	if r.log, err = log.Open(fs, "log", log.Options{SegmentBytes: r.opts.SegmentBytes, Direct: true}); err != nil {
-		return err
-	}
-	st, ckpt, err := OpenStore(fs, r.log, r.opts.OverlayBytes)
+	st, ckpt, err := r.openFiles(fs)
 	if err != nil {
 		return err
 	}
-	r.store = st
 	r.core, err = NewCore(Config{
 		ID: r.opts.ID, Members: Members(r.opts.Cell), Timing: r.opts.Timing, Logger: r.logger,
 		CheckpointBytes: stagger(r.opts.CheckpointBytes, r.opts.ID), OverlayBytes: r.opts.OverlayBytes,
@@ -152,6 +148,32 @@ func (r *Replica) recover() error {
 	}
 	r.logger.Info("recovered", "checkpoint", ckpt.Index, "log", r.log.Last())
 	return nil
+}
+
+// openFiles opens the log and the store. Damage that is not healed here is a HealError: this server must
+// neither vote nor acknowledge with what is left.
+func (r *Replica) openFiles(fs disk.FS) (*store.Store, store.Position, error) {
+	superseded, err := store.Checkpointed(fs, ".")
+	if err != nil {
+		return nil, store.Position{}, needsHealing(err)
+	}
+	r.log, err = log.Open(fs, "log", log.Options{SegmentBytes: r.opts.SegmentBytes, Direct: true, Superseded: superseded})
+	if err != nil {
+		return nil, store.Position{}, needsHealing(err)
+	}
+	if d := r.log.Healed(); d != nil {
+		r.logger.Warn("damaged segments of the log were given up: the checkpoint has what they led to",
+			"checkpoint", superseded, "first", r.log.First(), "damage", d)
+	}
+	st, ckpt, err := OpenStore(fs, r.log, r.opts.OverlayBytes)
+	if err != nil {
+		return nil, ckpt, needsHealing(err)
+	}
+	r.store = st
+	if first := r.log.First(); first > ckpt.Index+1 {
+		return nil, ckpt, &HealError{fmt.Errorf("the log begins at %d but the checkpoint ends at %d", first, ckpt.Index)}
+	}
+	return st, ckpt, nil
 }
 
 // stagger makes a threshold larger for servers with higher ids: they all apply the same entries, and if all
