@@ -108,6 +108,14 @@ func (c *Core) Mend(img *store.Image, bad *store.Blocks) (store.Blocks, error) {
 	return done, err
 }
 
+// Replace takes blocks that a majority of servers found to be wrong here from the image of the chunk at one of them,
+// and returns those that it took.
+func (c *Core) Replace(img *store.Image, want *store.Blocks) (store.Blocks, error) {
+	done, err := c.store.Replace(img, want)
+	c.mended = c.mended || done.Len() > 0
+	return done, err
+}
+
 // Mended tells that the chunk files differ from what readers find: a checkpoint is to be made soon.
 func (c *Core) Mended() { c.mended = true }
 

@@ -47,6 +47,9 @@ type Options struct {
 	CheckpointEvery time.Duration // between checkpoints at the most, while anything changes
 	SegmentBytes    int64         // of a log segment
 
+	ScrubEvery time.Duration // from one scrub to the next; negative: only when it is asked for
+	ScrubRate  int64         // bytes a second that a scrub covers
+
 	Disk disk.FS // what Root is on; nil: the folder Root. Tests give a disk that can fail
 }
 
@@ -55,6 +58,8 @@ func (o Options) withDefaults() Options {
 	o.OverlayBytes = cmp.Or(o.OverlayBytes, DefaultOverlayBytes)
 	o.CheckpointEvery = cmp.Or(o.CheckpointEvery, DefaultCheckpointEvery)
 	o.SegmentBytes = cmp.Or(o.SegmentBytes, DefaultSegmentBytes)
+	o.ScrubEvery = cmp.Or(o.ScrubEvery, DefaultScrubEvery)
+	o.ScrubRate = cmp.Or(o.ScrubRate, DefaultScrubRate)
 	return o
 }
 
@@ -83,6 +88,7 @@ type Replica struct {
 	appends *appendQueue
 	upkeep  *upkeep
 	repairs *repairs
+	scrub   *scrub
 	tcp     net.Listener
 	udp     *datagrams
 
@@ -244,6 +250,7 @@ func (r *Replica) run() {
 	r.appends = newAppendQueue(r)
 	r.upkeep = newUpkeep(r)
 	r.repairs = newRepairs(r)
+	r.scrub = newScrub(r)
 	for _, s := range r.opts.Cell.Servers {
 		if s.ID != r.opts.ID {
 			r.peers[s.ID] = newPeer(r, s)
@@ -255,6 +262,7 @@ func (r *Replica) run() {
 	r.tasks.Go(r.appends.run)
 	r.tasks.Go(r.upkeep.run)
 	r.repairs.start()
+	r.tasks.Go(r.scrub.run)
 	r.tasks.Go(r.watchSpace)
 	r.tasks.Go(r.watchReads)
 	r.tasks.Go(r.udp.run)

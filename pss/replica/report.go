@@ -24,6 +24,7 @@ type Report struct {
 	Last        uint64               `json:"last_index"`
 	OverlaySize int64                `json:"overlay_bytes"`
 	Space       SpaceReport          `json:"space"`
+	Scrub       ScrubReport          `json:"scrub"`
 	Repairs     RepairStats          `json:"repairs"`
 	Members     []agreement.Progress `json:"members,omitempty"` // as the master knows them
 }
@@ -35,7 +36,7 @@ func (r *Replica) report() Report {
 	active, frozen := r.store.OverlayBytes()
 	rep := Report{ID: r.opts.ID, Version: release.Version, UptimeSecs: time.Since(r.start).Seconds(),
 		Term: v.Term, IsMaster: v.Self, Commit: pos.Commit, Applied: pos.Applied, Last: pos.Last,
-		OverlaySize: active + frozen, Space: r.room, Repairs: r.repairs.stats(), Members: r.core.Node().Progress(nil)}
+		OverlaySize: active + frozen, Space: r.room, Scrub: r.scrub.report(), Repairs: r.repairs.stats(), Members: r.core.Node().Progress(nil)}
 	if v.Known {
 		rep.Master = &v.Master
 	}

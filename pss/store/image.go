@@ -25,6 +25,13 @@ func (b *Blocks) Remove(other *Blocks) {
 	}
 }
 
+// Union puts the blocks of other into the set.
+func (b *Blocks) Union(other *Blocks) {
+	for i := range b {
+		b[i] |= other[i]
+	}
+}
+
 // Len is the number of blocks in the set.
 func (b *Blocks) Len() int {
 	n := 0
