@@ -432,6 +432,13 @@ func (n *Node) HandOver(to cell.ID) {
 	n.raft.TransferLeader(to.Raft())
 }
 
+// HandingOver says that this server is master and has offered the mastership to another, which has not
+// taken it yet. The offer ends after an election time-out.
+func (n *Node) HandingOver() bool {
+	st := n.raft.BasicStatus()
+	return st.RaftState == raft.StateLeader && st.LeadTransferee != raft.None
+}
+
 // Unreachable tells that messages to a server were lost.
 func (n *Node) Unreachable(id cell.ID) { n.raft.ReportUnreachable(id.Raft()) }
 
@@ -456,6 +463,7 @@ func (n *Node) Members() raftpb.ConfState { return n.store.members }
 // Progress is how far another server is, as the master knows it.
 type Progress struct {
 	ID      cell.ID
+	Member  uint64 // its number in the agreement
 	Voter   bool
 	Match   uint64 // it has the log up to here
 	Active  bool   // it answered within the last election time-out
@@ -469,7 +477,7 @@ func (n *Node) Progress(dst []Progress) []Progress {
 		return dst
 	}
 	for id, pr := range n.raft.Status().Progress {
-		dst = append(dst, Progress{ID: memberID(id), Voter: !pr.IsLearner, Match: pr.Match,
+		dst = append(dst, Progress{ID: memberID(id), Member: id, Voter: !pr.IsLearner, Match: pr.Match,
 			Active: pr.RecentActive || id == n.id.Raft(), Lagging: pr.State == tracker.StateSnapshot,
 			Sending: pr.State.String()})
 	}

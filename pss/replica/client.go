@@ -85,9 +85,12 @@ func (r *Replica) serve(conn net.Conn) {
 		r.logger.Debug("connection refused", "from", conn.RemoteAddr(), "error", err)
 		return
 	}
-	if hello.Role == wire.RolePeer {
+	switch hello.Role {
+	case wire.RolePeer:
 		err = r.receive(conn, rd, cell.ID(hello.From))
-	} else {
+	case wire.RoleAdmin:
+		err = r.serveAdmin(conn, rd)
+	default:
 		err = r.serveClient(conn, rd)
 	}
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && r.ctx.Err() == nil {

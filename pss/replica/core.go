@@ -132,6 +132,7 @@ type Core struct {
 	flushIndex  uint64
 	flushAt     time.Duration
 	checkpoints []uint64 // newest last
+	wanted      uint64   // a checkpoint at this index or later is to be made at once
 
 	base    base // what a server that lags too far is brought to
 	held    time.Duration
@@ -485,9 +486,10 @@ func (c *Core) checkpoint(out *Output) error {
 	}
 	active, _ := c.store.OverlayBytes()
 	if c.now < c.held && active < c.cfg.OverlayBytes {
-		return nil
+		return nil // another server is catching up from the checkpoint there is
 	}
-	if active < c.cfg.CheckpointBytes && c.now-c.flushAt < c.cfg.CheckpointEvery {
+	newest := c.checkpoints[len(c.checkpoints)-1]
+	if active < c.cfg.CheckpointBytes && c.now-c.flushAt < c.cfg.CheckpointEvery && newest >= c.wanted {
 		return nil
 	}
 	members := c.node.Members()
@@ -509,6 +511,15 @@ func (c *Core) recycle(out *Output) {
 		c.checkpoints = append(c.checkpoints[:0], c.checkpoints[len(c.checkpoints)-keptCheckpoints:]...)
 	}
 }
+
+// WantCheckpoint has a checkpoint made as soon as can be, and returns the index that it will stand at or after.
+func (c *Core) WantCheckpoint() uint64 {
+	c.wanted = c.applied
+	return c.wanted
+}
+
+// Checkpoint is the index that the newest checkpoint stands at.
+func (c *Core) Checkpoint() uint64 { return c.checkpoints[len(c.checkpoints)-1] }
 
 // View tells who is master.
 func (c *Core) View() agreement.View { return c.view }

@@ -86,6 +86,7 @@ type Replica struct {
 		sync.Mutex
 		all map[*client]struct{}
 	}
+	admins chan struct{} // a token for each administrative connection
 	ctx    context.Context
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
@@ -100,7 +101,8 @@ func Open(o Options) (*Replica, error) {
 		return nil, fmt.Errorf("%s has no record of server %d", o.Cell.File, o.ID)
 	}
 	r := &Replica{opts: o, self: self, logger: o.Logger, start: time.Now(), slabs: wire.NewSlabPool(),
-		peers: make(map[cell.ID]*peer), maxClients: maxClients}
+		peers: make(map[cell.ID]*peer), maxClients: maxClients,
+		admins: make(chan struct{}, maxAdmins)}
 	r.clients.all = make(map[*client]struct{})
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	if err := r.recover(); err != nil {
@@ -390,6 +392,12 @@ const handOverTimeout = time.Second
 
 // Shutdown hands the mastership over if this server has it, then closes it.
 func (r *Replica) Shutdown() error {
+	r.resign()
+	return r.Close()
+}
+
+// resign hands the mastership over if this server has it, and waits until another has taken it.
+func (r *Replica) resign() {
 	if to, ok := r.successor(); ok {
 		r.drive(func(time.Duration) error { r.core.HandOver(to); return nil })
 		deadline := time.NewTimer(handOverTimeout)
@@ -406,7 +414,6 @@ func (r *Replica) Shutdown() error {
 			}
 		}
 	}
-	return r.Close()
 }
 
 // successor is the core server that is most up to date, while this one is master.
