@@ -225,7 +225,7 @@ func adminHandOver(ctx context.Context, r *Replica, args json.RawMessage, _ func
 	if err := adminArgs(args, &a); err != nil {
 		return nil, err
 	}
-	to, err := r.handOver(a.ID)
+	to, err := r.handOverSoon(ctx, a.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -242,6 +242,25 @@ func adminHandOver(ctx context.Context, r *Replica, args json.RawMessage, _ func
 		return v.Known && !v.Self, nil
 	})
 	return reply, err
+}
+
+// handOverSoon is handOver, for a master that may be so new that it has not heard of the others yet.
+func (r *Replica) handOverSoon(ctx context.Context, to *cell.ID) (id cell.ID, err error) {
+	t := time.NewTicker(r.opts.Timing.Tick)
+	defer t.Stop()
+	for range 2 * r.opts.Timing.Election {
+		id, err = r.handOver(to)
+		var e *admin.Error
+		if err == nil || !errors.As(err, &e) || e.Code != admin.Refused {
+			return id, err
+		}
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return id, err
+		}
+	}
+	return id, err
 }
 
 // handOver begins to hand the mastership over, to the server asked for or to the best.

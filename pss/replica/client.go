@@ -154,7 +154,7 @@ func (r *Replica) refuse(h *wire.Hello) string {
 		return fmt.Sprintf("this server speaks protocol %d, not %d", wire.Protocol, h.Protocol)
 	case h.To != wire.None && h.To != uint8(r.opts.ID):
 		return fmt.Sprintf("this is server %d, not %d", r.opts.ID, h.To)
-	case h.Role == wire.RolePeer && (h.From >= cell.MaxServers || r.peers[cell.ID(h.From)] == nil):
+	case h.Role == wire.RolePeer && (h.From >= cell.MaxServers || r.peer(cell.ID(h.From)) == nil):
 		return fmt.Sprintf("server %d is not in this cell", h.From)
 	}
 	return ""

@@ -34,9 +34,14 @@ const (
 // Config sets up a Core.
 type Config struct {
 	ID      cell.ID
-	Members raftpb.ConfState // of a new cell; a checkpoint's members win
+	Members raftpb.ConfState // for a Core without an Identity: of a new cell; a checkpoint's members win
 	Timing  agreement.Timing
 	Logger  *slog.Logger
+
+	// Identity is whose root it is. While it is of no member (Number is 0) the Core founds or joins a cell.
+	// Without one (its Root is zero) members are fixed.
+	Identity Identity
+	Servers  []cell.Server // of server.conf, for founding and joining
 
 	// CheckpointBytes of changed blocks in memory begin a checkpoint.
 	CheckpointBytes int64
@@ -86,6 +91,9 @@ type Output struct {
 	CatchUp  *CatchUp     // to be carried out beside everything else, then given to CaughtUp
 	Recycle  uint64       // the log up to here is not needed any more; 0: nothing new
 	Master   *agreement.View
+	Notices  []Notice  // to be sent, each as a datagram
+	Identity *Identity // to be written to the root, then Core.IdentityKept is to be called
+	Table    *Table    // the cell's members, when they changed
 }
 
 // Reset empties o and keeps its memory.
@@ -93,7 +101,8 @@ func (o *Output) Reset() {
 	clear(o.Messages)
 	clear(o.Appends)
 	clear(o.Replies)
-	*o = Output{Messages: o.Messages[:0], Appends: o.Appends[:0], Replies: o.Replies[:0]}
+	clear(o.Notices)
+	*o = Output{Messages: o.Messages[:0], Appends: o.Appends[:0], Replies: o.Replies[:0], Notices: o.Notices[:0]}
 }
 
 // waiter is a client that waits for the entry at an index.
@@ -111,7 +120,12 @@ type Core struct {
 	node    *agreement.Node
 	machine *state.Machine
 	store   *store.Store
+	log     *log.Log // read by agreement
 	logger  *slog.Logger
+
+	mem       membership
+	notices   []Notice
+	tableNews bool // since the last Pump
 
 	now     time.Duration
 	agreed  agreement.Output
@@ -142,41 +156,40 @@ type Core struct {
 
 // NewCore starts a replica from its log and its store, which stands at ckpt.
 func NewCore(cfg Config, l *log.Log, st *store.Store, ckpt store.Position, now time.Duration) (*Core, error) {
-	c := &Core{cfg: cfg, store: st, logger: cfg.Logger, now: now, flushAt: now,
-		machine: state.New(st), applied: ckpt.Index, appTerm: ckpt.Term, checkpoints: []uint64{ckpt.Index}}
-	members := cfg.Members
+	c := &Core{cfg: cfg, store: st, log: l, logger: cfg.Logger, now: now, flushAt: now, mem: newMembership(cfg, now),
+		tableNews: true, machine: state.New(st), applied: ckpt.Index, appTerm: ckpt.Term, checkpoints: []uint64{ckpt.Index}}
+	members := c.mem.founders(&cfg)
 	if ckpt.Index > 0 {
-		m, meta, err := decodeMeta(ckpt.Meta)
+		m, table, meta, err := decodeMeta(ckpt.Meta)
 		if err != nil {
 			return nil, fmt.Errorf("checkpoint at %d: %w", ckpt.Index, err)
 		}
 		if err := c.machine.Restore(meta); err != nil {
 			return nil, fmt.Errorf("checkpoint at %d: %w", ckpt.Index, err)
 		}
-		members = m
+		members, c.mem.table = m, table
 		c.base = base{index: ckpt.Index, term: ckpt.Term, members: m, meta: ckpt.Meta, objects: st.Objects(store.Checkpoint)}
 	}
-	node, err := agreement.NewNode(agreement.Config{
-		ID: cfg.ID, Members: members, Applied: ckpt.Index, Log: l,
-		Timing: cfg.Timing, Logger: cfg.Logger, Snapshot: c.snapshot,
-	}, now)
-	if err != nil {
+	if err := c.engage(members); err != nil {
 		return nil, err
 	}
-	c.node, c.view = node, node.View()
 	return c, nil
 }
 
 // Tick lets time pass; it is called once for each tick of the timing.
-func (c *Core) Tick(now time.Duration) {
+func (c *Core) Tick(now time.Duration) error {
 	c.now = now
 	c.node.Tick(now)
 	c.retrySnapshots()
+	return c.meet()
 }
 
 // Step takes a message from another server; see agreement.Node.Step for stamp and echo.
 func (c *Core) Step(now time.Duration, m raftpb.Message, stamp, echo time.Duration) error {
 	c.now = max(c.now, now)
+	if c.foreign(&m) {
+		return nil
+	}
 	if m.Type == raftpb.MsgSnap && m.Snapshot != nil && m.Snapshot.Metadata.Index > c.applied {
 		c.lag(m)
 		return nil
@@ -241,6 +254,7 @@ func (c *Core) Pump(out *Output) error {
 	if err := c.catchUp(out); err != nil {
 		return err
 	}
+	c.handMembers(out)
 	c.publishLease()
 	if err := c.answerReads(out); err != nil {
 		return err
@@ -392,11 +406,9 @@ func (c *Core) applyEntry(e *raftpb.Entry, out *Output) error {
 	var err error
 	switch {
 	case e.Type == raftpb.EntryConfChangeV2:
-		var cc raftpb.ConfChangeV2
-		if err := cc.Unmarshal(e.Data); err != nil {
-			return fmt.Errorf("change of members: %w", err)
+		if err := c.applyMembers(e); err != nil {
+			return err
 		}
-		c.node.ApplyMembers(cc)
 	case len(e.Data) > 0:
 		if res, err = c.machine.Apply(e.Index, e.Data); err != nil {
 			return err
@@ -493,7 +505,7 @@ func (c *Core) checkpoint(out *Output) error {
 		return nil
 	}
 	members := c.node.Members()
-	meta := appendMeta(nil, members, c.machine)
+	meta := appendMeta(nil, members, &c.mem.table, c.machine)
 	f, err := c.store.Freeze(c.applied, c.appTerm, meta)
 	if err != nil {
 		return fmt.Errorf("checkpoint at %d: %w", c.applied, err)

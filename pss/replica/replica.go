@@ -11,8 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"go.etcd.io/raft/v3/raftpb"
-
 	"github.com/paxos-iscsi/paxos-iscsi/pss/agreement"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/disk"
@@ -61,7 +59,8 @@ type Replica struct {
 	opts   Options
 	self   cell.Server
 	logger *slog.Logger
-	start  time.Time
+	start  time.Duration              // on bootClock
+	fs     disk.FS                    // of the root
 	rooted interface{ Close() error } // the lock on the root
 	log    *log.Log
 	store  *store.Store
@@ -75,7 +74,7 @@ type Replica struct {
 	out   Output
 	fatal error
 
-	peers   map[cell.ID]*peer
+	place   place
 	appends *appendQueue
 	upkeep  *upkeep
 	tcp     net.Listener
@@ -100,8 +99,8 @@ func Open(o Options) (*Replica, error) {
 	if !ok {
 		return nil, fmt.Errorf("%s has no record of server %d", o.Cell.File, o.ID)
 	}
-	r := &Replica{opts: o, self: self, logger: o.Logger, start: time.Now(), slabs: wire.NewSlabPool(),
-		peers: make(map[cell.ID]*peer), maxClients: maxClients,
+	r := &Replica{opts: o, self: self, logger: o.Logger, start: bootClock(), slabs: wire.NewSlabPool(),
+		place: newPlace(), maxClients: maxClients,
 		admins: make(chan struct{}, maxAdmins)}
 	r.clients.all = make(map[*client]struct{})
 	r.ctx, r.cancel = context.WithCancel(context.Background())
@@ -123,9 +122,20 @@ func (r *Replica) recover() error {
 	if err != nil {
 		return err
 	}
+	r.fs = fs
 	if r.rooted, err = disk.Lock(r.opts.Root); err != nil {
 		return err
 	}
+	id, err := openIdentity(fs, r.opts.ID)
+	if err != nil {
+		return err
+	}
+	if id.Number == 0 {
+		if err := clearLog(fs); err != nil {
+			return err
+		}
+	}
+	r.place.identity.Store(&id)
 	if r.log, err = log.Open(fs, "log", log.Options{SegmentBytes: r.opts.SegmentBytes, Direct: true}); err != nil {
 		return err
 	}
@@ -135,7 +145,7 @@ func (r *Replica) recover() error {
 	}
 	r.store = st
 	r.core, err = NewCore(Config{
-		ID: r.opts.ID, Members: Members(r.opts.Cell), Timing: r.opts.Timing, Logger: r.logger,
+		ID: r.opts.ID, Identity: id, Servers: r.opts.Cell.Servers, Timing: r.opts.Timing, Logger: r.logger,
 		CheckpointBytes: stagger(r.opts.CheckpointBytes, r.opts.ID), OverlayBytes: r.opts.OverlayBytes,
 		CheckpointEvery: stagger(r.opts.CheckpointEvery, r.opts.ID),
 	}, r.log, st, ckpt, r.now())
@@ -181,19 +191,6 @@ func OpenStore(fs disk.FS, l *log.Log, overlayBytes int64) (*store.Store, store.
 	return st, at, nil
 }
 
-// Members is who belongs to a new cell: core servers vote, the others learn.
-func Members(c *cell.Config) raftpb.ConfState {
-	var m raftpb.ConfState
-	for _, s := range c.Servers {
-		if s.ID.Core() {
-			m.Voters = append(m.Voters, s.ID.Raft())
-		} else {
-			m.Learners = append(m.Learners, s.ID.Raft())
-		}
-	}
-	return m
-}
-
 // bind takes the server's two ports.
 func (r *Replica) bind() error {
 	l, err := net.Listen("tcp", r.self.TCPAddr())
@@ -213,14 +210,9 @@ func (r *Replica) bind() error {
 func (r *Replica) run() {
 	r.appends = newAppendQueue(r)
 	r.upkeep = newUpkeep(r)
-	for _, s := range r.opts.Cell.Servers {
-		if s.ID != r.opts.ID {
-			r.peers[s.ID] = newPeer(r, s)
-		}
-	}
-	for _, p := range r.peers {
-		r.tasks.Go(p.run)
-	}
+	t := r.core.Table()
+	r.reconcile(&t)
+	r.tasks.Go(r.follow)
 	r.tasks.Go(r.appends.run)
 	r.tasks.Go(r.upkeep.run)
 	r.tasks.Go(r.udp.run)
@@ -228,8 +220,9 @@ func (r *Replica) run() {
 	r.tasks.Go(r.accept)
 }
 
-// now is the time since the server started on a clock that only goes forward; never 0.
-func (r *Replica) now() time.Duration { return time.Since(r.start) + 1 }
+// now is the time since the server started on a clock that only goes forward, also while the machine is suspended;
+// never 0.
+func (r *Replica) now() time.Duration { return bootClock() - r.start + 1 }
 
 func (r *Replica) tick() {
 	t := time.NewTicker(r.opts.Timing.Tick)
@@ -239,7 +232,7 @@ func (r *Replica) tick() {
 		case <-r.ctx.Done():
 			return
 		case <-t.C:
-			r.drive(func(now time.Duration) error { r.core.Tick(now); return nil })
+			r.drive(func(now time.Duration) error { return r.core.Tick(now) })
 		}
 	}
 }
@@ -319,7 +312,7 @@ func (r *Replica) dispatch(touched *[]*outlet, wake bool) {
 		m := &out.Messages[i]
 		if m.Urgent() {
 			r.udp.send(m)
-		} else if p := r.peers[m.To]; p != nil {
+		} else if p := r.peer(m.To); p != nil {
 			touch(touched, p.send(&m.Message))
 		}
 	}
@@ -335,6 +328,15 @@ func (r *Replica) dispatch(touched *[]*outlet, wake bool) {
 	}
 	if out.Master != nil {
 		r.announce(*out.Master)
+	}
+	for i := range out.Notices {
+		r.udp.notify(&out.Notices[i])
+	}
+	if id := out.Identity; id != nil {
+		r.tasks.Go(func() { r.keep(*id) })
+	}
+	if out.Table != nil {
+		r.place.tell(*out.Table)
 	}
 	out.Reset()
 }
@@ -442,8 +444,10 @@ func (r *Replica) Close() error {
 		c.end()
 	}
 	r.clients.Unlock()
-	for _, p := range r.peers {
-		p.close()
+	for i := range r.place.peers {
+		if p := r.place.peers[i].Load(); p != nil {
+			p.close()
+		}
 	}
 	r.appends.close()
 	r.upkeep.close()

@@ -26,7 +26,7 @@ func (r *Replica) report() admin.Status {
 	v, pos := r.core.View(), r.core.Node().Position()
 	active, frozen := r.store.OverlayBytes()
 	timing := r.opts.Timing
-	rep := admin.Status{ID: r.opts.ID, Version: release.Version, UptimeSecs: time.Since(r.start).Seconds(),
+	rep := admin.Status{ID: r.opts.ID, Version: release.Version, UptimeSecs: r.now().Seconds(),
 		Role: roleOf(r.opts.ID), Term: v.Term, IsMaster: v.Self, Commit: pos.Commit, Applied: pos.Applied, Last: pos.Last,
 		LogFirst: r.log.First(), LogBytes: r.log.Stats().Bytes, Checkpoint: r.core.Checkpoint(),
 		OverlaySize: active + frozen, Root: r.opts.Root, Auth: "open",
@@ -45,6 +45,10 @@ func (r *Replica) report() admin.Status {
 	rep.Clients = len(r.clients.all)
 	r.clients.Unlock()
 	r.core.describe(&rep)
+	rep.Strangers += r.place.strangers.Load()
+	for _, w := range rep.WaitsFor {
+		rep.Health = append(rep.Health, "it waits for "+w)
+	}
 	for _, p := range r.core.Node().Progress(nil) {
 		m := admin.Member{ID: p.ID, Member: p.Member, Voter: p.Voter, Match: p.Match, Active: p.Active,
 			Lag: pos.Last - min(p.Match, pos.Last), Lagging: p.Lagging, Sending: p.Sending}
@@ -75,17 +79,4 @@ func (r *Replica) Summary() []byte {
 		panic(fmt.Sprintf("replica: a summary can't be encoded: %v", err))
 	}
 	return b
-}
-
-// describe adds what the Core knows of its place in the cell.
-func (c *Core) describe(st *admin.Status) {
-	switch {
-	case c.view.Self:
-		st.State = admin.StateMaster
-	case c.cfg.ID.Core():
-		st.State = admin.StateVoter
-	default:
-		st.State = admin.StateLearner
-	}
-	st.Member = c.cfg.ID.Raft()
 }

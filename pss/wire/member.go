@@ -2,6 +2,7 @@ package wire
 
 import (
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 )
 
@@ -31,4 +32,19 @@ func ParseMember(b []byte) (Member, error) {
 		return Member{}, fmt.Errorf("%w: a member of %d bytes", ErrProtocol, len(b))
 	}
 	return Member{Cell: CellID(b[:16]), Number: binary.LittleEndian.Uint64(b[16:])}, nil
+}
+
+// String is hexadecimal.
+func (c CellID) String() string { return hex.EncodeToString(c[:]) }
+
+// MarshalText implements encoding.TextMarshaler.
+func (c CellID) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (c *CellID) UnmarshalText(b []byte) error {
+	if len(b) != 2*len(c) {
+		return fmt.Errorf("%w: a cell's identity of %d digits", ErrProtocol, len(b))
+	}
+	_, err := hex.Decode(c[:], b)
+	return err
 }
