@@ -1,6 +1,7 @@
 package agreement
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -56,6 +57,7 @@ func (t Timing) lease() time.Duration {
 // Config sets up a Node.
 type Config struct {
 	ID      cell.ID
+	Self    uint64           // this server's number as a member; 0: ID.Raft()
 	Members raftpb.ConfState // as of Applied: from the checkpoint, or of a new cell
 	Applied uint64           // index that the state machine stands at
 	Log     *log.Log         // read by the Node; whoever runs it writes it as Ready says
@@ -135,7 +137,7 @@ const (
 
 // Node is one server's part in the agreement. It is not safe for concurrent use.
 type Node struct {
-	id     cell.ID
+	self   uint64 // own number as a member
 	raft   *raft.RawNode
 	store  *storage
 	timing Timing
@@ -158,7 +160,7 @@ type Node struct {
 // that all later inputs use.
 func NewNode(c Config, now time.Duration) (n *Node, err error) {
 	n = &Node{
-		id: c.ID, timing: c.Timing, now: now, lastTick: now,
+		self: cmp.Or(c.Self, c.ID.Raft()), timing: c.Timing, now: now, lastTick: now,
 		votesAt: now + c.Timing.electionTimeout() + c.Timing.Tick,
 		store:   newStorage(c.Log, c.Members, c.Applied, c.Snapshot),
 		stamps:  make(map[uint64]time.Duration), echoes: make(map[uint64]time.Duration),
@@ -174,7 +176,7 @@ func NewNode(c Config, now time.Duration) (n *Node, err error) {
 		}
 	}()
 	rn, err := raft.NewRawNode(&raft.Config{
-		ID:            c.ID.Raft(),
+		ID:            n.self,
 		ElectionTick:  c.Timing.Election,
 		HeartbeatTick: c.Timing.Heartbeat,
 		Storage:       n.store,
@@ -281,7 +283,7 @@ func (n *Node) observeTerm() {
 // echoed, so that raft's own quorum arithmetic, joint configurations included, finds the reading
 // that a majority has echoed.
 func (n *Node) AckedIndex(voter uint64) (quorum.Index, bool) {
-	if voter == n.id.Raft() {
+	if voter == n.self {
 		return quorum.Index(n.now), true
 	}
 	e, ok := n.echoes[voter]
@@ -328,7 +330,7 @@ func (n *Node) Propose(entries []raftpb.Entry, out *Output) (first, term uint64,
 		return 0, 0, ErrRefused
 	}
 	first = n.store.lastIssued + 1
-	err = n.raft.Step(raftpb.Message{Type: raftpb.MsgProp, From: n.id.Raft(), Entries: entries})
+	err = n.raft.Step(raftpb.Message{Type: raftpb.MsgProp, From: n.self, Entries: entries})
 	if errors.Is(err, raft.ErrProposalDropped) {
 		return 0, 0, ErrRefused
 	}
@@ -399,7 +401,7 @@ func (n *Node) toAppend(m *raftpb.Message) Append {
 func (n *Node) Appended(now time.Duration, a *Append, out *Output) error {
 	n.now = max(n.now, now)
 	for _, m := range a.responses {
-		if m.To == n.id.Raft() {
+		if m.To == n.self {
 			if err := n.raft.Step(m); err != nil {
 				return fmt.Errorf("finished append: %w", err)
 			}
@@ -445,16 +447,44 @@ func (n *Node) HandOver(to cell.ID) {
 	if n.raft.BasicStatus().RaftState != raft.StateLeader {
 		return
 	}
-	n.observeTerm()
-	n.handover = true
-	n.raft.TransferLeader(to.Raft())
+	for _, m := range n.membersOf(to) {
+		if p := n.raft.Status().Progress[m]; !p.IsLearner {
+			n.observeTerm()
+			n.handover = true
+			n.raft.TransferLeader(m)
+			return
+		}
+	}
+}
+
+// membersOf lists the members that a master replicates to and that are a server's: one, or two while one
+// replaces the other.
+func (n *Node) membersOf(id cell.ID) []uint64 {
+	var ms []uint64
+	for m := range n.raft.Status().Progress {
+		if memberID(m) == id {
+			ms = append(ms, m)
+		}
+	}
+	return ms
+}
+
+// HandingOver says that this server is master and has offered the mastership to another, which has not
+// taken it yet. The offer ends after an election time-out.
+func (n *Node) HandingOver() bool {
+	st := n.raft.BasicStatus()
+	return st.RaftState == raft.StateLeader && st.LeadTransferee != raft.None
 }
 
 // SetCondition sets what this server tells the master of itself.
 func (n *Node) SetCondition(c Condition) { n.condition = c }
 
 // Unreachable tells that messages to a server were lost.
-func (n *Node) Unreachable(id cell.ID) { n.raft.ReportUnreachable(id.Raft()) }
+func (n *Node) Unreachable(id cell.ID) {
+	for _, m := range n.membersOf(id) {
+		n.raft.ReportUnreachable(m)
+	}
+}
 
 // SnapshotDone tells how sending a snapshot to a server ended.
 func (n *Node) SnapshotDone(id cell.ID, ok bool) {
@@ -462,14 +492,25 @@ func (n *Node) SnapshotDone(id cell.ID, ok bool) {
 	if !ok {
 		status = raft.SnapshotFailure
 	}
-	n.raft.ReportSnapshot(id.Raft(), status)
+	for _, m := range n.membersOf(id) {
+		n.raft.ReportSnapshot(m, status)
+	}
 }
 
-// ApplyMembers applies an agreed change of members and returns the members from here on.
+// ApplyMembers applies an agreed change of members and returns the members from here on. What a majority of the
+// members before has proven does not count for those after: the lease begins anew.
 func (n *Node) ApplyMembers(c raftpb.ConfChangeI) raftpb.ConfState {
 	n.store.members = *n.raft.ApplyConfChange(c)
+	n.proven = 0
+	clear(n.echoes)
 	return n.store.members
 }
+
+// Master is the number of the member that is master, 0 while none is known.
+func (n *Node) Master() uint64 { return n.raft.BasicStatus().Lead }
+
+// Self is this server's number as a member.
+func (n *Node) Self() uint64 { return n.self }
 
 // Members is who belongs to the cell, as of the applied index.
 func (n *Node) Members() raftpb.ConfState { return n.store.members }
@@ -477,6 +518,7 @@ func (n *Node) Members() raftpb.ConfState { return n.store.members }
 // Progress is how far another server is, as the master knows it.
 type Progress struct {
 	ID      cell.ID
+	Member  uint64 // its number in the agreement
 	Voter   bool
 	Match   uint64 // it has the log up to here
 	Active  bool   // it answered within the last election time-out
@@ -493,11 +535,11 @@ func (n *Node) Progress(dst []Progress) []Progress {
 	}
 	for id, pr := range n.raft.Status().Progress {
 		condition := n.conditions[id]
-		if id == n.id.Raft() {
+		if id == n.self {
 			condition = n.condition
 		}
-		dst = append(dst, Progress{ID: memberID(id), Voter: !pr.IsLearner, Match: pr.Match, Condition: condition,
-			Active: pr.RecentActive || id == n.id.Raft(), Lagging: pr.State == tracker.StateSnapshot,
+		dst = append(dst, Progress{ID: memberID(id), Member: id, Voter: !pr.IsLearner, Match: pr.Match, Condition: condition,
+			Active: pr.RecentActive || id == n.self, Lagging: pr.State == tracker.StateSnapshot,
 			Sending: pr.State.String()})
 	}
 	return dst

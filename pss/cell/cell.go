@@ -25,6 +25,8 @@ const (
 	FirstUDP    = 4000
 	FirstTCP    = 4010
 	raftIDShift = 1 // the agreement's engine takes 0 for "no server"
+
+	incarnationShift = 8 // bits of a member's number that are the server's; the rest counts incarnations
 )
 
 // DefaultFile is where server.conf is unless somebody says otherwise (M12).
@@ -36,16 +38,24 @@ const EnvFile = "PSS_CONF"
 // Core says whether the server votes. The others hold the same data without a vote (M13).
 func (id ID) Core() bool { return id < CoreIDs }
 
-// Raft is the number the agreement's engine knows the server by, never 0.
+// Raft is the number the agreement's engine knows the server by, never 0, as long as it keeps its first disk.
 func (id ID) Raft() uint64 { return uint64(id) + raftIDShift }
 
-// FromRaft is the server that the agreement's engine calls n, and false when it is none.
+// Member is the number of the server's incarnation: each time it comes back without its disk, it is a new member,
+// and nothing that the one before has promised counts any more. Incarnation 0 is Raft.
+func (id ID) Member(incarnation uint64) uint64 { return incarnation<<incarnationShift | id.Raft() }
+
+// FromRaft is the server that the agreement's engine calls n, in any incarnation, and false when it is none.
 func FromRaft(n uint64) (ID, bool) {
-	if n < raftIDShift || n >= MaxServers+raftIDShift {
+	low := n & (1<<incarnationShift - 1)
+	if low < raftIDShift || low >= MaxServers+raftIDShift {
 		return 0, false
 	}
-	return ID(n - raftIDShift), true
+	return ID(low - raftIDShift), true
 }
+
+// Incarnation is which incarnation of its server a member is.
+func Incarnation(member uint64) uint64 { return member >> incarnationShift }
 
 // ParseID reads an id as it is written in server.conf and on command lines: one digit, 0 to 7.
 func ParseID(s string) (ID, error) {

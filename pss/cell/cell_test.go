@@ -17,11 +17,17 @@ func TestIDs(t *testing.T) {
 		if back, ok := FromRaft(id.Raft()); id.Raft() == 0 || !ok || back != id {
 			t.Errorf("id %d: %d and back is %d, %v", id, id.Raft(), back, ok)
 		}
+		for _, n := range []uint64{0, 1, 255, 1 << 40} {
+			m := id.Member(n)
+			if back, ok := FromRaft(m); !ok || back != id || Incarnation(m) != n || n > 0 && m <= id.Member(n-1) {
+				t.Errorf("incarnation %d of %d is %d, and back %d, %v", n, id, m, back, ok)
+			}
+		}
 		if got, err := ParseID(fmt.Sprint(id)); err != nil || got != id {
 			t.Errorf("ParseID(%d) = %d, %v", id, got, err)
 		}
 	}
-	for _, n := range []uint64{0, 9, 1 << 63, ^uint64(0)} {
+	for _, n := range []uint64{0, 9, 256, 7<<8 | 9, 1 << 63, ^uint64(0)} {
 		if id, ok := FromRaft(n); ok {
 			t.Errorf("FromRaft(%d) = %d", n, id)
 		}

@@ -39,7 +39,9 @@ type base struct {
 
 // snapshot is raft's notion of the base: its position. The content is fetched apart.
 func (c *Core) snapshot() (raftpb.Snapshot, error) {
-	if c.base.index == 0 {
+	if c.base.index == 0 || c.base.index < c.mem.table.Index {
+		// A server can't take a checkpoint over that does not know it: it was taken in since.
+		c.wanted = max(c.wanted, c.mem.table.Index)
 		return raftpb.Snapshot{}, raft.ErrSnapshotTemporarilyUnavailable
 	}
 	return raftpb.Snapshot{Metadata: raftpb.SnapshotMetadata{
@@ -115,14 +117,14 @@ func (c *Core) catchUp(out *Output) error {
 	case !c.view.Known || c.view.Self || c.hurt.wait: // what waits for a repair was agreed before: it goes first
 		return nil
 	}
-	members, _, err := decodeMeta(b.got.Meta)
+	members, _, _, err := decodeMeta(b.got.Meta)
 	if err != nil {
 		return c.CaughtUp(nil, err)
 	}
 	// The state is of agreed entries only, so it is good under any term: that of today makes agreement
 	// take it.
 	m := b.told
-	m.Term, m.From = c.view.Term, c.view.Master.Raft()
+	m.Term, m.From = c.view.Term, c.node.Master()
 	m.Snapshot = &raftpb.Snapshot{Metadata: raftpb.SnapshotMetadata{
 		Index: b.got.Index, Term: b.got.Term, ConfState: members}}
 	b.sent = true
@@ -168,7 +170,7 @@ func (b *CatchUp) install() error {
 // installed takes the state over that install brought to disk.
 func (c *Core) installed() error {
 	got := c.behind.got
-	members, meta, err := decodeMeta(got.Meta)
+	members, table, meta, err := decodeMeta(got.Meta)
 	if err == nil {
 		err = c.machine.Restore(meta)
 	}
@@ -177,6 +179,7 @@ func (c *Core) installed() error {
 	}
 	c.logger.Info("caught up", "from", c.behind.From, "index", got.Index, "was", c.applied)
 	c.applied, c.appTerm = got.Index, got.Term
+	c.mem.table, c.tableNews = table, true
 	c.checkpoints = []uint64{got.Index}
 	c.base = base{index: got.Index, term: got.Term, members: members, meta: got.Meta, objects: c.store.Objects(store.Checkpoint)}
 	c.flushAt, c.behind = c.now, nil

@@ -89,9 +89,12 @@ func (r *Replica) serve(conn net.Conn) {
 		r.logger.Debug("connection refused", "from", conn.RemoteAddr(), "error", err)
 		return
 	}
-	if hello.Role == wire.RolePeer {
+	switch hello.Role {
+	case wire.RolePeer:
 		err = r.receive(conn, rd, cell.ID(hello.From))
-	} else {
+	case wire.RoleAdmin:
+		err = r.serveAdmin(conn, rd)
+	default:
 		err = r.serveClient(conn, rd)
 	}
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && r.ctx.Err() == nil {
@@ -155,7 +158,7 @@ func (r *Replica) refuse(h *wire.Hello) string {
 		return fmt.Sprintf("this server speaks protocol %d, not %d", wire.Protocol, h.Protocol)
 	case h.To != wire.None && h.To != uint8(r.opts.ID):
 		return fmt.Sprintf("this is server %d, not %d", r.opts.ID, h.To)
-	case h.Role == wire.RolePeer && (h.From >= cell.MaxServers || r.peers[cell.ID(h.From)] == nil):
+	case h.Role == wire.RolePeer && (h.From >= cell.MaxServers || r.peer(cell.ID(h.From)) == nil):
 		return fmt.Sprintf("server %d is not in this cell", h.From)
 	}
 	return ""

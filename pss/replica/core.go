@@ -34,9 +34,14 @@ const (
 // Config sets up a Core.
 type Config struct {
 	ID      cell.ID
-	Members raftpb.ConfState // of a new cell; a checkpoint's members win
+	Members raftpb.ConfState // for a Core without an Identity: of a new cell; a checkpoint's members win
 	Timing  agreement.Timing
 	Logger  *slog.Logger
+
+	// Identity is whose root it is. While it is of no member (Number is 0) the Core founds or joins a cell.
+	// Without one (its Root is zero) members are fixed.
+	Identity Identity
+	Servers  []cell.Server // of server.conf, for founding and joining
 
 	// CheckpointBytes of changed blocks in memory begin a checkpoint.
 	CheckpointBytes int64
@@ -87,6 +92,9 @@ type Output struct {
 	Repair   *Repair      // damage that applying met: to be repaired beside everything else, then Repaired
 	Recycle  uint64       // the log up to here is not needed any more; 0: nothing new
 	Master   *agreement.View
+	Notices  []Notice  // to be sent, each as a datagram
+	Identity *Identity // to be written to the root, then Core.IdentityKept is to be called
+	Table    *Table    // the cell's members, when they changed
 }
 
 // Reset empties o and keeps its memory.
@@ -94,7 +102,8 @@ func (o *Output) Reset() {
 	clear(o.Messages)
 	clear(o.Appends)
 	clear(o.Replies)
-	*o = Output{Messages: o.Messages[:0], Appends: o.Appends[:0], Replies: o.Replies[:0]}
+	clear(o.Notices)
+	*o = Output{Messages: o.Messages[:0], Appends: o.Appends[:0], Replies: o.Replies[:0], Notices: o.Notices[:0]}
 }
 
 // waiter is a client that waits for the entry at an index.
@@ -112,7 +121,12 @@ type Core struct {
 	node    *agreement.Node
 	machine *state.Machine
 	store   *store.Store
+	log     *log.Log // read by agreement
 	logger  *slog.Logger
+
+	mem       membership
+	notices   []Notice
+	tableNews bool // since the last Pump
 
 	now     time.Duration
 	agreed  agreement.Output
@@ -133,6 +147,7 @@ type Core struct {
 	flushIndex  uint64
 	flushAt     time.Duration
 	checkpoints []uint64 // newest last
+	wanted      uint64   // a checkpoint at this index or later is to be made at once
 
 	base    base // what a server that lags too far is brought to
 	held    time.Duration
@@ -158,42 +173,41 @@ type Core struct {
 
 // NewCore starts a replica from its log and its store, which stands at ckpt.
 func NewCore(cfg Config, l *log.Log, st *store.Store, ckpt store.Position, now time.Duration) (*Core, error) {
-	c := &Core{cfg: cfg, store: st, logger: cfg.Logger, now: now, flushAt: now,
-		machine: state.New(st), applied: ckpt.Index, appTerm: ckpt.Term, checkpoints: []uint64{ckpt.Index}}
-	members := cfg.Members
+	c := &Core{cfg: cfg, store: st, log: l, logger: cfg.Logger, now: now, flushAt: now, mem: newMembership(cfg, now),
+		tableNews: true, machine: state.New(st), applied: ckpt.Index, appTerm: ckpt.Term, checkpoints: []uint64{ckpt.Index}}
+	members := c.mem.founders(&cfg)
 	if ckpt.Index > 0 {
-		m, meta, err := decodeMeta(ckpt.Meta)
+		m, table, meta, err := decodeMeta(ckpt.Meta)
 		if err != nil {
 			return nil, fmt.Errorf("checkpoint at %d: %w", ckpt.Index, err)
 		}
 		if err := c.machine.Restore(meta); err != nil {
 			return nil, fmt.Errorf("checkpoint at %d: %w", ckpt.Index, err)
 		}
-		members = m
+		members, c.mem.table = m, table
 		c.base = base{index: ckpt.Index, term: ckpt.Term, members: m, meta: ckpt.Meta, objects: st.Objects(store.Checkpoint)}
 	}
-	node, err := agreement.NewNode(agreement.Config{
-		ID: cfg.ID, Members: members, Applied: ckpt.Index, Log: l,
-		Timing: cfg.Timing, Logger: cfg.Logger, Snapshot: c.snapshot,
-	}, now)
-	if err != nil {
+	if err := c.engage(members); err != nil {
 		return nil, err
 	}
-	c.node, c.view = node, node.View()
 	return c, nil
 }
 
 // Tick lets time pass; it is called once for each tick of the timing.
-func (c *Core) Tick(now time.Duration) {
+func (c *Core) Tick(now time.Duration) error {
 	c.now = now
 	c.node.Tick(now)
 	c.retrySnapshots()
 	c.survey()
+	return c.meet()
 }
 
 // Step takes a message from another server; see agreement.Node.Step for stamp and echo.
 func (c *Core) Step(now time.Duration, m raftpb.Message, stamp, echo time.Duration) error {
 	c.now = max(c.now, now)
+	if c.foreign(&m) {
+		return nil
+	}
 	if c.space == spaceNone && (m.Type == raftpb.MsgSnap || m.Type == raftpb.MsgApp && len(m.Entries) > 0) {
 		return nil // as if it were lost
 	}
@@ -268,6 +282,7 @@ func (c *Core) Pump(out *Output) error {
 	if err := c.catchUp(out); err != nil {
 		return err
 	}
+	c.handMembers(out)
 	c.publishLease()
 	if err := c.answerReads(out); err != nil {
 		return err
@@ -437,11 +452,9 @@ func (c *Core) applyEntry(e *raftpb.Entry, out *Output) error {
 	var err error
 	switch {
 	case e.Type == raftpb.EntryConfChangeV2:
-		var cc raftpb.ConfChangeV2
-		if err := cc.Unmarshal(e.Data); err != nil {
-			return fmt.Errorf("change of members: %w", err)
+		if err := c.applyMembers(e); err != nil {
+			return err
 		}
-		c.node.ApplyMembers(cc)
 	case len(e.Data) > 0:
 		if res, err = c.machine.Apply(e.Index, e.Data); err != nil {
 			return err
@@ -535,14 +548,15 @@ func (c *Core) checkpoint(out *Output) error {
 	}
 	active, _ := c.store.OverlayBytes()
 	if c.now < c.held && active < c.cfg.OverlayBytes && !mending {
-		return nil
+		return nil // another server is catching up from the checkpoint there is
 	}
-	if active < c.cfg.CheckpointBytes && c.now-c.flushAt < c.cfg.CheckpointEvery && !mending {
+	newest := c.checkpoints[len(c.checkpoints)-1]
+	if active < c.cfg.CheckpointBytes && c.now-c.flushAt < c.cfg.CheckpointEvery && newest >= c.wanted && !mending {
 		return nil
 	}
 	c.mended = false
 	members := c.node.Members()
-	meta := appendMeta(nil, members, c.machine)
+	meta := appendMeta(nil, members, &c.mem.table, c.machine)
 	f, err := c.store.Freeze(c.applied, c.appTerm, meta)
 	if err != nil {
 		return fmt.Errorf("checkpoint at %d: %w", c.applied, err)
@@ -560,6 +574,15 @@ func (c *Core) recycle(out *Output) {
 		c.checkpoints = append(c.checkpoints[:0], c.checkpoints[len(c.checkpoints)-keptCheckpoints:]...)
 	}
 }
+
+// WantCheckpoint has a checkpoint made as soon as can be, and returns the index that it will stand at or after.
+func (c *Core) WantCheckpoint() uint64 {
+	c.wanted = c.applied
+	return c.wanted
+}
+
+// Checkpoint is the index that the newest checkpoint stands at.
+func (c *Core) Checkpoint() uint64 { return c.checkpoints[len(c.checkpoints)-1] }
 
 // View tells who is master.
 func (c *Core) View() agreement.View { return c.view }

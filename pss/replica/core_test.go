@@ -53,7 +53,7 @@ func newCoreRig(t *testing.T) *coreRig {
 	})
 	for !r.core.View().Self || !r.core.ready {
 		r.now += agreement.LAN.Tick
-		r.core.Tick(r.now)
+		check(r.t, r.core.Tick(r.now))
 		r.pump()
 	}
 	return r
@@ -283,9 +283,9 @@ func FuzzManifest(f *testing.F) {
 func FuzzMeta(f *testing.F) {
 	f.Add([]byte{})
 	f.Add([]byte{255, 255, 255, 255, 0})
-	f.Add(appendMeta(nil, raftpb.ConfState{Voters: []uint64{1, 2, 3}, Learners: []uint64{6}}, state.New(nil)))
+	f.Add(appendMeta(nil, raftpb.ConfState{Voters: []uint64{1, 2, 3}, Learners: []uint64{6}}, &Table{Records: []Record{{ID: 5, Number: 6, Last: 6}}}, state.New(nil)))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		members, rest, err := decodeMeta(b)
+		members, table, rest, err := decodeMeta(b)
 		if err != nil {
 			return
 		}
@@ -293,7 +293,7 @@ func FuzzMeta(f *testing.F) {
 		if m.Restore(rest) != nil {
 			return
 		}
-		again, _, err := decodeMeta(appendMeta(nil, members, m))
+		again, _, _, err := decodeMeta(appendMeta(nil, members, &table, m))
 		if err != nil || len(again.Voters) != len(members.Voters) {
 			t.Fatalf("%v becomes %v: %v", members, again, err)
 		}

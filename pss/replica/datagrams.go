@@ -45,7 +45,7 @@ func (d *datagrams) resolve() {
 	defer t.Stop()
 	for {
 		missing := false
-		for _, s := range d.r.opts.Cell.Servers {
+		for _, s := range d.r.known() {
 			found, err := net.DefaultResolver.LookupNetIP(d.r.ctx, "ip", s.Host)
 			if d.r.ctx.Err() != nil {
 				return
@@ -67,6 +67,7 @@ func (d *datagrams) resolve() {
 		case <-d.r.ctx.Done():
 			return
 		case <-t.C:
+		case <-d.r.place.moved:
 		}
 	}
 }
@@ -89,12 +90,43 @@ func (d *datagrams) send(m *agreement.Outgoing) {
 	}
 	b, err := wire.AppendRaftDatagram(d.buf[:0], &wire.Datagram{
 		From: uint8(d.r.opts.ID), To: uint8(m.To), Stamp: uint64(m.Stamp), Echo: uint64(m.Echo),
+		Cell: d.r.place.identity.Load().Cell.Tag(),
 	}, &m.Message)
 	if err != nil {
 		d.r.logger.Error("datagram", "error", err)
 		return
 	}
 	_, _ = d.conn.WriteToUDPAddrPort(b, *to)
+}
+
+// notify sends an announcement. Its caller holds the Replica's lock.
+func (d *datagrams) notify(n *Notice) {
+	to := d.addrs[n.To].Load()
+	if to == nil {
+		return
+	}
+	b, err := wire.AppendDatagram(d.buf[:0], &wire.Datagram{Kind: wire.DatagramAnnounce, From: uint8(d.r.opts.ID),
+		To: uint8(n.To), Stamp: uint64(n.Stamp), Echo: uint64(n.Echo), Body: n.Announce.Append(nil)})
+	if err != nil {
+		d.r.logger.Error("announcement", "error", err)
+		return
+	}
+	_, _ = d.conn.WriteToUDPAddrPort(b, *to)
+}
+
+// takeNotice takes another server's announcement.
+func (d *datagrams) takeNotice(dg *wire.Datagram) error {
+	if dg.From >= cell.MaxServers || dg.From == uint8(d.r.opts.ID) {
+		return fmt.Errorf("%w: an announcement of server %d", wire.ErrProtocol, dg.From)
+	}
+	a, err := ParseAnnounce(dg.Body)
+	if err != nil {
+		return err
+	}
+	d.r.drive(func(now time.Duration) error {
+		return d.r.core.Hear(now, cell.ID(dg.From), a, time.Duration(dg.Stamp), time.Duration(dg.Echo))
+	})
+	return nil
 }
 
 func (d *datagrams) run() {
@@ -124,6 +156,8 @@ func (d *datagrams) take(b []byte, from netip.AddrPort) error {
 	switch dg.Kind {
 	case wire.DatagramRaft:
 		return d.takeRaft(&dg)
+	case wire.DatagramAnnounce:
+		return d.takeNotice(&dg)
 	case wire.DatagramStatus:
 		return d.answerStatus(&dg, from)
 	}
@@ -132,8 +166,12 @@ func (d *datagrams) take(b []byte, from netip.AddrPort) error {
 
 func (d *datagrams) takeRaft(dg *wire.Datagram) error {
 	sender := cell.ID(dg.From)
-	if d.r.peers[sender] == nil {
+	if d.r.peer(sender) == nil {
 		return fmt.Errorf("it is from server %d, which is not in the cell", dg.From)
+	}
+	if dg.Cell != d.r.place.identity.Load().Cell.Tag() {
+		d.r.place.strangers.Add(1)
+		return errStranger
 	}
 	m, err := wire.ParseRaft(dg.Body)
 	if err != nil {
@@ -146,6 +184,9 @@ func (d *datagrams) takeRaft(dg *wire.Datagram) error {
 	m.Context = append([]byte(nil), m.Context...) // the buffer is used again
 	if err := d.r.check(&m, sender); err != nil {
 		return err
+	}
+	if !d.r.concerns(&m) {
+		return nil
 	}
 	d.r.drive(func(now time.Duration) error {
 		return d.r.core.Step(now, m, time.Duration(dg.Stamp), time.Duration(dg.Echo))

@@ -30,7 +30,7 @@ func (r *Replica) catchUp(b *CatchUp) {
 }
 
 func (r *Replica) fetchAll(b *CatchUp) (*Manifest, error) {
-	p := r.peers[b.From]
+	p := r.peer(b.From)
 	if p == nil {
 		return nil, fmt.Errorf("server %d is not in this cell", b.From)
 	}

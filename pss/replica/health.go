@@ -3,6 +3,7 @@ package replica
 import (
 	"time"
 
+	"github.com/paxos-iscsi/paxos-iscsi/pss/admin"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/disk"
 )
 
@@ -35,17 +36,9 @@ func (r *Replica) wait(d time.Duration) bool {
 	}
 }
 
-// SpaceReport is the room on a server's disk.
-type SpaceReport struct {
-	Free     int64  `json:"free_bytes"`
-	Total    int64  `json:"total_bytes"`
-	Reserved int64  `json:"reserved_bytes"`
-	Level    string `json:"level"` // good, low: the master knows, none: no entries are taken
-}
-
 // watchSpace looks at the room on the disk until the server ends.
 func (r *Replica) watchSpace() {
-	spacer, ok := r.disk.(disk.Spacer)
+	spacer, ok := r.fs.(disk.Spacer)
 	if !ok {
 		return
 	}
@@ -58,7 +51,7 @@ func (r *Replica) watchSpace() {
 		reserved := reserve(&r.opts, total)
 		r.drive(func(time.Duration) error {
 			r.core.Space(free, reserved)
-			r.room = SpaceReport{Free: free, Total: total, Reserved: reserved, Level: r.core.space.String()}
+			r.room = admin.Space{Free: free, Total: total, Reserved: reserved, Level: r.core.space.String()}
 			return nil
 		})
 	}

@@ -11,29 +11,35 @@ import (
 )
 
 // What a checkpoint keeps besides blocks: u32 size of the members, the members (protobuf, as raft
-// defines them), and the state machine's own bytes. The checkpoint file is checksummed as a whole.
+// defines them), u32 size of the table, the table (JSON), and the state machine's own bytes. The checkpoint file
+// is checksummed as a whole.
 
-func appendMeta(b []byte, members raftpb.ConfState, m *state.Machine) []byte {
+func appendMeta(b []byte, members raftpb.ConfState, t *Table, m *state.Machine) []byte {
 	enc, err := members.Marshal()
 	if err != nil {
 		panic("replica: members can't be encoded: " + err.Error())
 	}
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(enc)))
-	return m.Snapshot(append(b, enc...))
+	b = append(b, enc...)
+	table := t.Append(nil)
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(table)))
+	return m.Snapshot(append(b, table...))
 }
 
 var errMeta = errors.New("the members in the checkpoint can't be read")
 
-func decodeMeta(b []byte) (members raftpb.ConfState, machine []byte, err error) {
-	if len(b) < 4 {
-		return members, nil, errMeta
+func decodeMeta(b []byte) (members raftpb.ConfState, t Table, machine []byte, err error) {
+	c := &cutter{b: b}
+	enc := c.take(uint64(c.u32()))
+	table := c.take(uint64(c.u32()))
+	if c.short {
+		return members, t, nil, errMeta
 	}
-	n := binary.LittleEndian.Uint32(b)
-	if uint64(n) > uint64(len(b)-4) {
-		return members, nil, errMeta
+	if err := members.Unmarshal(enc); err != nil {
+		return members, t, nil, fmt.Errorf("%w: %v", errMeta, err)
 	}
-	if err := members.Unmarshal(b[4 : 4+n]); err != nil {
-		return members, nil, fmt.Errorf("%w: %v", errMeta, err)
+	if t, err = ParseTable(table); err != nil {
+		return members, t, nil, fmt.Errorf("%w: %w", errMeta, err)
 	}
-	return members, b[4+n:], nil
+	return members, t, c.b, nil
 }

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -60,10 +61,17 @@ func (p *peer) close() {
 	}
 }
 
+// ended says that the server is not there, or not at this address, any more.
+func (p *peer) ended() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.closed
+}
+
 // run keeps a connection to the other server and sends on it, until close.
 func (p *peer) run() {
 	pause := dialPauseMin
-	for p.r.ctx.Err() == nil {
+	for p.r.ctx.Err() == nil && !p.ended() {
 		conn, err := p.dial()
 		if err != nil {
 			p.r.logger.Debug("no connection", "server", p.server.ID, "error", err)
@@ -84,7 +92,7 @@ func (p *peer) run() {
 		p.r.logger.Info("connected to", "server", p.server.ID)
 		p.attend(o)
 		p.use(nil)
-		if p.r.ctx.Err() == nil {
+		if p.r.ctx.Err() == nil && !p.ended() {
 			p.r.logger.Info("lost the connection to", "server", p.server.ID)
 			p.r.drive(func(time.Duration) error { p.r.core.Node().Unreachable(p.server.ID); return nil })
 		}
@@ -129,6 +137,10 @@ func (p *peer) dial() (net.Conn, error) {
 }
 
 func (p *peer) introduce(conn net.Conn) error {
+	member, ok := p.r.member()
+	if !ok {
+		return errors.New("this server is not a member of a cell yet")
+	}
 	if err := conn.SetDeadline(time.Now().Add(helloTimeout)); err != nil {
 		return err
 	}
@@ -160,6 +172,12 @@ func (p *peer) introduce(conn net.Conn) error {
 	if reply.Server != uint8(p.server.ID) {
 		return fmt.Errorf("server %d answers at the address of server %d", reply.Server, p.server.ID)
 	}
+	if err := w.Frame(wire.KindMember, 0, 0, wire.AppendMember(nil, member)); err != nil {
+		return err
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
 	return conn.SetDeadline(time.Time{})
 }
 
@@ -177,6 +195,9 @@ func (r *Replica) receive(conn net.Conn, rd *wire.Reader, from cell.ID) error {
 	var fetches *fetchServer // made when the other server catches up on this connection
 	var batch []raftpb.Message
 	received := 0 // bytes of batch
+	if err := r.acquaint(rd); err != nil {
+		return err
+	}
 	for {
 		h, err := rd.Next()
 		if err != nil {
@@ -206,6 +227,9 @@ func (r *Replica) receive(conn net.Conn, rd *wire.Reader, from cell.ID) error {
 		if err := r.check(&m, from); err != nil {
 			return err
 		}
+		if !r.concerns(&m) {
+			continue
+		}
 		batch = append(batch, m)
 		received += len(body)
 		if rd.Buffered() >= wire.HeaderSize && len(batch) < maxStepBatch {
@@ -233,10 +257,47 @@ func (r *Replica) receive(conn net.Conn, rd *wire.Reader, from cell.ID) error {
 	}
 }
 
-// check verifies a message before agreement sees it: it is from whom the connection is from, for this
-// server, and its entries are intact.
+// errStranger ends the connection of a server that is of another cell, or of none.
+var errStranger = errors.New("it is of another cell")
+
+// acquaint reads which member of which cell the other server is. While either belongs to no cell, or they are of
+// different cells, they have nothing to say to each other.
+func (r *Replica) acquaint(rd *wire.Reader) error {
+	h, err := rd.Next()
+	if err != nil {
+		return err
+	}
+	if h.Kind != wire.KindMember {
+		return fmt.Errorf("%w: %v before a server has said of which cell it is", wire.ErrProtocol, h.Kind)
+	}
+	b, err := rd.View()
+	if err != nil {
+		return err
+	}
+	m, err := wire.ParseMember(b)
+	if err != nil {
+		return err
+	}
+	if own, ok := r.member(); !ok || own.Cell != m.Cell {
+		r.place.strangers.Add(1)
+		return errStranger
+	}
+	return nil
+}
+
+// concerns says whether a message is for the member that this server is, and not for one that it was.
+func (r *Replica) concerns(m *raftpb.Message) bool {
+	if own, ok := r.member(); ok && own.Number == m.To {
+		return true
+	}
+	r.place.strangers.Add(1)
+	return false
+}
+
+// check verifies a message before agreement sees it: it is from whom the connection is from, and its entries are
+// intact.
 func (r *Replica) check(m *raftpb.Message, from cell.ID) error {
-	if m.From != from.Raft() || m.To != r.opts.ID.Raft() {
+	if id, ok := cell.FromRaft(m.From); !ok || id != from {
 		return fmt.Errorf("%w: %v from member %d to member %d on server %d's connection",
 			wire.ErrProtocol, m.Type, m.From, m.To, from)
 	}

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/paxos-iscsi/paxos-iscsi/pss/admin"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/store"
@@ -26,14 +27,6 @@ const (
 
 // errRepairs reports that maxRepairs chunks wait already.
 var errRepairs = fmt.Errorf("more than %d chunks are waiting to be repaired", maxRepairs)
-
-// RepairStats counts damage since the server started.
-type RepairStats struct {
-	Found       uint64 `json:"found"`        // damaged blocks
-	Repaired    uint64 `json:"repaired"`     // of them, repaired from other servers
-	Failed      uint64 `json:"failed"`       // attempts to repair a chunk that left damaged blocks
-	FailedReads uint64 `json:"failed_reads"` // reads of clients that were refused for it
-}
 
 // repairs has damaged chunks repaired from other servers: each once, however many ask for it, and beside all
 // other work.
@@ -64,8 +57,8 @@ func (q *repairs) start() {
 }
 
 // stats returns the counts.
-func (q *repairs) stats() RepairStats {
-	return RepairStats{Found: q.found.Load(), Repaired: q.repaired.Load(), Failed: q.failed.Load(),
+func (q *repairs) stats() admin.Repairs {
+	return admin.Repairs{Found: q.found.Load(), Repaired: q.repaired.Load(), Failed: q.failed.Load(),
 		FailedReads: q.failedReads.Load()}
 }
 
@@ -162,8 +155,8 @@ func (q *repairs) repair(ref ChunkRef, bad *store.Blocks, buf []byte) (err error
 // sources lists the other servers, replicas first: they have the time.
 func (q *repairs) sources() []cell.ID {
 	var ids []cell.ID
-	for id := range q.r.peers {
-		ids = append(ids, id)
+	for _, s := range q.r.known() {
+		ids = append(ids, s.ID)
 	}
 	slices.SortFunc(ids, func(a, b cell.ID) int { return int(b) - int(a) })
 	return ids
@@ -195,7 +188,7 @@ func (q *repairs) askAll(ref ChunkRef, bad *store.Blocks) error {
 // ask takes what it can from one server, as it is now or as its checkpoint was. ahead says that it has gone beyond
 // this server's state of the chunk.
 func (q *repairs) ask(id cell.ID, ref ChunkRef, bad *store.Blocks) (ahead bool, err error) {
-	conn, err := q.r.peers[id].dial()
+	conn, err := q.r.dial(id)
 	if err != nil {
 		return false, err
 	}

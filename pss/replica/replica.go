@@ -11,8 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"go.etcd.io/raft/v3/raftpb"
-
+	"github.com/paxos-iscsi/paxos-iscsi/pss/admin"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/agreement"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/disk"
@@ -68,9 +67,9 @@ type Replica struct {
 	opts   Options
 	self   cell.Server
 	logger *slog.Logger
-	start  time.Time
+	start  time.Duration              // on bootClock
+	fs     disk.FS                    // of the root
 	rooted interface{ Close() error } // the lock on the root
-	disk   disk.FS
 	log    *log.Log
 	store  *store.Store
 	pool   bufferPool
@@ -82,9 +81,9 @@ type Replica struct {
 	core  *Core
 	out   Output
 	fatal error
-	room  SpaceReport
+	room  admin.Space
 
-	peers   map[cell.ID]*peer
+	place   place
 	appends *appendQueue
 	upkeep  *upkeep
 	repairs *repairs
@@ -97,6 +96,7 @@ type Replica struct {
 		sync.Mutex
 		all map[*client]struct{}
 	}
+	admins chan struct{} // a token for each administrative connection
 	ctx    context.Context
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
@@ -110,8 +110,9 @@ func Open(o Options) (*Replica, error) {
 	if !ok {
 		return nil, fmt.Errorf("%s has no record of server %d", o.Cell.File, o.ID)
 	}
-	r := &Replica{opts: o, self: self, logger: o.Logger, start: time.Now(), slabs: wire.NewSlabPool(),
-		peers: make(map[cell.ID]*peer), maxClients: maxClients}
+	r := &Replica{opts: o, self: self, logger: o.Logger, start: bootClock(), slabs: wire.NewSlabPool(),
+		place: newPlace(), maxClients: maxClients,
+		admins: make(chan struct{}, maxAdmins)}
 	r.clients.all = make(map[*client]struct{})
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	if err := r.recover(); err != nil {
@@ -135,17 +136,27 @@ func (r *Replica) recover() error {
 			return err
 		}
 	}
-	r.disk = fs
+	r.fs = fs
 	var err error
 	if r.rooted, err = disk.Lock(r.opts.Root); err != nil {
 		return err
 	}
+	id, err := openIdentity(fs, r.opts.ID)
+	if err != nil {
+		return err
+	}
+	if id.Number == 0 {
+		if err := clearLog(fs); err != nil {
+			return err
+		}
+	}
+	r.place.identity.Store(&id)
 	st, ckpt, err := r.openFiles(fs)
 	if err != nil {
 		return err
 	}
 	r.core, err = NewCore(Config{
-		ID: r.opts.ID, Members: Members(r.opts.Cell), Timing: r.opts.Timing, Logger: r.logger,
+		ID: r.opts.ID, Identity: id, Servers: r.opts.Cell.Servers, Timing: r.opts.Timing, Logger: r.logger,
 		CheckpointBytes: stagger(r.opts.CheckpointBytes, r.opts.ID), OverlayBytes: r.opts.OverlayBytes,
 		CheckpointEvery: stagger(r.opts.CheckpointEvery, r.opts.ID),
 	}, r.log, st, ckpt, r.now())
@@ -217,19 +228,6 @@ func OpenStore(fs disk.FS, l *log.Log, overlayBytes int64) (*store.Store, store.
 	return st, at, nil
 }
 
-// Members is who belongs to a new cell: core servers vote, the others learn.
-func Members(c *cell.Config) raftpb.ConfState {
-	var m raftpb.ConfState
-	for _, s := range c.Servers {
-		if s.ID.Core() {
-			m.Voters = append(m.Voters, s.ID.Raft())
-		} else {
-			m.Learners = append(m.Learners, s.ID.Raft())
-		}
-	}
-	return m
-}
-
 // bind takes the server's two ports.
 func (r *Replica) bind() error {
 	l, err := net.Listen("tcp", r.self.TCPAddr())
@@ -251,14 +249,9 @@ func (r *Replica) run() {
 	r.upkeep = newUpkeep(r)
 	r.repairs = newRepairs(r)
 	r.scrub = newScrub(r)
-	for _, s := range r.opts.Cell.Servers {
-		if s.ID != r.opts.ID {
-			r.peers[s.ID] = newPeer(r, s)
-		}
-	}
-	for _, p := range r.peers {
-		r.tasks.Go(p.run)
-	}
+	t := r.core.Table()
+	r.reconcile(&t)
+	r.tasks.Go(r.follow)
 	r.tasks.Go(r.appends.run)
 	r.tasks.Go(r.upkeep.run)
 	r.repairs.start()
@@ -270,8 +263,9 @@ func (r *Replica) run() {
 	r.tasks.Go(r.accept)
 }
 
-// now is the time since the server started on a clock that only goes forward; never 0.
-func (r *Replica) now() time.Duration { return time.Since(r.start) + 1 }
+// now is the time since the server started on a clock that only goes forward, also while the machine is suspended;
+// never 0.
+func (r *Replica) now() time.Duration { return bootClock() - r.start + 1 }
 
 func (r *Replica) tick() {
 	t := time.NewTicker(r.opts.Timing.Tick)
@@ -281,7 +275,7 @@ func (r *Replica) tick() {
 		case <-r.ctx.Done():
 			return
 		case <-t.C:
-			r.drive(func(now time.Duration) error { r.core.Tick(now); return nil })
+			r.drive(func(now time.Duration) error { return r.core.Tick(now) })
 		}
 	}
 }
@@ -361,7 +355,7 @@ func (r *Replica) dispatch(touched *[]*outlet, wake bool) {
 		m := &out.Messages[i]
 		if m.Urgent() {
 			r.udp.send(m)
-		} else if p := r.peers[m.To]; p != nil {
+		} else if p := r.peer(m.To); p != nil {
 			touch(touched, p.send(&m.Message))
 		}
 	}
@@ -380,6 +374,15 @@ func (r *Replica) dispatch(touched *[]*outlet, wake bool) {
 	}
 	if out.Master != nil {
 		r.announce(*out.Master)
+	}
+	for i := range out.Notices {
+		r.udp.notify(&out.Notices[i])
+	}
+	if id := out.Identity; id != nil {
+		r.tasks.Go(func() { r.keep(*id) })
+	}
+	if out.Table != nil {
+		r.place.tell(*out.Table)
 	}
 	out.Reset()
 }
@@ -437,6 +440,12 @@ const handOverTimeout = time.Second
 
 // Shutdown hands the mastership over if this server has it, then closes it.
 func (r *Replica) Shutdown() error {
+	r.resign()
+	return r.Close()
+}
+
+// resign hands the mastership over if this server has it, and waits until another has taken it.
+func (r *Replica) resign() {
 	if to, ok := r.successor(); ok {
 		r.drive(func(time.Duration) error { r.core.HandOver(to); return nil })
 		deadline := time.NewTimer(handOverTimeout)
@@ -453,7 +462,6 @@ func (r *Replica) Shutdown() error {
 			}
 		}
 	}
-	return r.Close()
 }
 
 // successor is the core server that is most up to date, while this one is master.
@@ -482,8 +490,10 @@ func (r *Replica) Close() error {
 		c.end()
 	}
 	r.clients.Unlock()
-	for _, p := range r.peers {
-		p.close()
+	for i := range r.place.peers {
+		if p := r.place.peers[i].Load(); p != nil {
+			p.close()
+		}
 	}
 	r.appends.close()
 	r.upkeep.close()

@@ -6,45 +6,63 @@ import (
 	"slices"
 	"time"
 
-	"github.com/paxos-iscsi/paxos-iscsi/pss/agreement"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/admin"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/release"
 )
 
-// Report is what a server tells of itself in answer to a status request, as JSON.
-type Report struct {
-	ID          cell.ID              `json:"id"`
-	Version     string               `json:"version"`
-	UptimeSecs  float64              `json:"uptime_seconds"`
-	Term        uint64               `json:"term"`
-	Master      *cell.ID             `json:"master"` // null while none is known
-	IsMaster    bool                 `json:"is_master"`
-	Commit      uint64               `json:"commit_index"`
-	Applied     uint64               `json:"applied_index"`
-	Last        uint64               `json:"last_index"`
-	OverlaySize int64                `json:"overlay_bytes"`
-	Space       SpaceReport          `json:"space"`
-	Scrub       ScrubReport          `json:"scrub"`
-	Repairs     RepairStats          `json:"repairs"`
-	Members     []agreement.Progress `json:"members,omitempty"` // as the master knows them
+// roleOf is the product's word for what a server may be.
+func roleOf(id cell.ID) string {
+	if id.Core() {
+		return "core"
+	}
+	return "replica"
 }
 
-func (r *Replica) report() Report {
+// report is what the server tells of itself.
+func (r *Replica) report() admin.Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	v, pos := r.core.View(), r.core.Node().Position()
 	active, frozen := r.store.OverlayBytes()
-	rep := Report{ID: r.opts.ID, Version: release.Version, UptimeSecs: time.Since(r.start).Seconds(),
-		Term: v.Term, IsMaster: v.Self, Commit: pos.Commit, Applied: pos.Applied, Last: pos.Last,
-		OverlaySize: active + frozen, Space: r.room, Scrub: r.scrub.report(), Repairs: r.repairs.stats(), Members: r.core.Node().Progress(nil)}
+	timing := r.opts.Timing
+	rep := admin.Status{ID: r.opts.ID, Version: release.Version, UptimeSecs: r.now().Seconds(),
+		Role: roleOf(r.opts.ID), Term: v.Term, IsMaster: v.Self, Commit: pos.Commit, Applied: pos.Applied, Last: pos.Last,
+		LogFirst: r.log.First(), LogBytes: r.log.Stats().Bytes, Checkpoint: r.core.Checkpoint(),
+		OverlaySize: active + frozen, Root: r.opts.Root, Auth: "open",
+		Space: r.room, Scrub: r.scrub.report(), Repairs: r.repairs.stats(),
+		HeartbeatMS: (timing.Tick * time.Duration(timing.Heartbeat)).Milliseconds(),
+		ElectionMS:  (timing.Tick * time.Duration(timing.Election)).Milliseconds()}
 	if v.Known {
 		rep.Master = &v.Master
+	} else {
+		rep.Health = append(rep.Health, "no master is known: a majority of the core servers must be up and connected")
 	}
-	slices.SortFunc(rep.Members, func(a, b agreement.Progress) int { return int(a.ID) - int(b.ID) })
+	if b := r.core.behind; b != nil {
+		rep.CatchUp = &admin.CatchUp{From: b.From, Since: b.Since}
+		rep.Health = append(rep.Health, "it lags behind the log, and takes over what changed from another server")
+	}
+	r.clients.Lock()
+	rep.Clients = len(r.clients.all)
+	r.clients.Unlock()
+	r.core.describe(&rep)
+	rep.Strangers += r.place.strangers.Load()
+	for _, w := range rep.WaitsFor {
+		rep.Health = append(rep.Health, "it waits for "+w)
+	}
+	for _, p := range r.core.Node().Progress(nil) {
+		m := admin.Member{ID: p.ID, Member: p.Member, Voter: p.Voter, Match: p.Match, Active: p.Active,
+			Lag: pos.Last - min(p.Match, pos.Last), Lagging: p.Lagging, Sending: p.Sending}
+		rep.Members = append(rep.Members, m)
+		if !m.Active {
+			rep.Health = append(rep.Health, fmt.Sprintf("server %d does not answer", m.ID))
+		}
+	}
+	slices.SortFunc(rep.Members, func(a, b admin.Member) int { return int(a.ID) - int(b.ID) })
 	return rep
 }
 
-// Report is the answer to a status request, JSON.
+// Report is the answer to a status request, an admin.Status in JSON.
 func (r *Replica) Report() []byte {
 	b, err := json.Marshal(r.report())
 	if err != nil {
@@ -53,10 +71,10 @@ func (r *Replica) Report() []byte {
 	return b
 }
 
-// Summary is a Report that fits a datagram: without the members.
+// Summary is a Report that fits a datagram: without the members and all that has no small limit.
 func (r *Replica) Summary() []byte {
 	rep := r.report()
-	rep.Members = nil
+	rep.Members, rep.Health, rep.WaitsFor, rep.Root, rep.Changing, rep.LastFail = nil, nil, nil, "", "", ""
 	b, err := json.Marshal(rep)
 	if err != nil {
 		panic(fmt.Sprintf("replica: a summary can't be encoded: %v", err))

@@ -20,6 +20,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/admin"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/agreement"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/disk"
@@ -484,7 +485,7 @@ func TestStatus(t *testing.T) {
 	k := h.greet(m)
 	check(t, k.w.Status(7, ""))
 	check(t, k.w.Flush())
-	var rep Report
+	var rep admin.Status
 	hd, b := k.next(wire.KindStatusReply)
 	check(t, json.Unmarshal(b, &rep))
 	if hd.Tag != 7 || int(rep.ID) != m || !rep.IsMaster || rep.Master == nil || len(rep.Members) != 3 {
@@ -503,7 +504,7 @@ func TestStatus(t *testing.T) {
 	check(t, err)
 	d, err := wire.ParseDatagram(buf[:n])
 	check(t, err)
-	rep = Report{}
+	rep = admin.Status{}
 	check(t, json.Unmarshal(d.Body, &rep))
 	if d.Kind != wire.DatagramStatusReply || d.Echo != 42 || int(rep.ID) != m || rep.Members != nil {
 		t.Fatalf("%+v, %+v", d, rep)

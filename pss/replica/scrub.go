@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/paxos-iscsi/paxos-iscsi/pss/admin"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/disk"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/store"
@@ -35,32 +36,17 @@ const (
 	maxScrubFile = 64 << 10
 )
 
-// ScrubReport says how far the scrub is, and what it has found. It is kept over restarts.
-type ScrubReport struct {
-	Running      bool      `json:"running"`
-	Started      time.Time `json:"started"`       // the one that runs, or ran last
-	Finished     time.Time `json:"finished"`      // the last one that came to its end; zero: none
-	Object       uint64    `json:"object"`        // where it is
-	Chunk        uint32    `json:"chunk"`         // of the object
-	CheckedBytes uint64    `json:"checked_bytes"` // by the one that runs, or ran last
-	Damaged      uint64    `json:"damaged"`       // chunks with damaged blocks
-	Unrepaired   uint64    `json:"unrepaired"`    // of them, that could not be repaired
-	Different    uint64    `json:"different"`     // blocks that differed from those of other servers
-	Replaced     uint64    `json:"replaced"`      // of them, this server's that were replaced
-	RateLimit    int64     `json:"rate_limit"`    // bytes a second
-}
-
 // scrub runs scrubs.
 type scrub struct {
 	r       *Replica
 	command chan bool // true: begin one now, false: end the one that runs
 
 	mu  sync.Mutex
-	rep ScrubReport
+	rep admin.Scrub
 }
 
 func newScrub(r *Replica) *scrub {
-	return &scrub{r: r, command: make(chan bool, 1), rep: ScrubReport{RateLimit: r.opts.ScrubRate}}
+	return &scrub{r: r, command: make(chan bool, 1), rep: admin.Scrub{RateLimit: r.opts.ScrubRate}}
 }
 
 // StartScrub begins a scrub now, if none is running.
@@ -80,13 +66,13 @@ func (s *scrub) tell(begin bool) {
 	}
 }
 
-func (s *scrub) report() ScrubReport {
+func (s *scrub) report() admin.Scrub {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.rep
 }
 
-func (s *scrub) change(f func(*ScrubReport)) {
+func (s *scrub) change(f func(*admin.Scrub)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f(&s.rep)
@@ -130,7 +116,7 @@ func (s *scrub) due(now time.Time) bool {
 	case rep.Running:
 		return true
 	case rep.Started.IsZero():
-		return now.Sub(s.r.start) >= every/cell.MaxServers*time.Duration(s.r.opts.ID+1)
+		return s.r.now() >= every/cell.MaxServers*time.Duration(s.r.opts.ID+1)
 	}
 	return now.Sub(rep.Started) >= every
 }
@@ -139,7 +125,7 @@ func (s *scrub) due(now time.Time) bool {
 func (s *scrub) pass() {
 	rep := s.report()
 	if !rep.Running {
-		s.change(func(rep *ScrubReport) {
+		s.change(func(rep *admin.Scrub) {
 			rep.Running = true
 			if rep.Object == 0 { // the last one came to its end
 				rep.Started, rep.Chunk, rep.CheckedBytes = time.Now(), 0, 0
@@ -151,7 +137,7 @@ func (s *scrub) pass() {
 	defer p.close()
 	ended, err := p.objects()
 	if ended || err == nil && s.r.ctx.Err() == nil {
-		s.change(func(rep *ScrubReport) {
+		s.change(func(rep *admin.Scrub) {
 			rep.Running = false
 			if ended {
 				rep.Finished, rep.Object, rep.Chunk = time.Now(), 0, 0
@@ -168,7 +154,7 @@ func (s *scrub) pass() {
 
 // load reads what save wrote.
 func (s *scrub) load() error {
-	f, err := s.r.disk.Open(scrubName, 0)
+	f, err := s.r.fs.Open(scrubName, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -180,12 +166,12 @@ func (s *scrub) load() error {
 	if err != nil {
 		return err
 	}
-	var rep ScrubReport
+	var rep admin.Scrub
 	if err := json.Unmarshal(b, &rep); err != nil {
 		return fmt.Errorf("%s: %w", scrubName, err)
 	}
 	rep.RateLimit = s.r.opts.ScrubRate
-	s.change(func(old *ScrubReport) { *old = rep })
+	s.change(func(old *admin.Scrub) { *old = rep })
 	return nil
 }
 
@@ -197,7 +183,7 @@ func (s *scrub) save() error {
 		return err
 	}
 	name := scrubName + ".tmp"
-	f, err := s.r.disk.Open(name, disk.Create)
+	f, err := s.r.fs.Open(name, disk.Create)
 	if err != nil {
 		return err
 	}
@@ -207,7 +193,7 @@ func (s *scrub) save() error {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	return s.r.disk.Rename(name, scrubName)
+	return s.r.fs.Rename(name, scrubName)
 }
 
 // scrubPass is a scrub at work.
@@ -281,7 +267,7 @@ func (p *scrubPass) objects() (ended bool, err error) {
 func (p *scrubPass) chunk(ref ChunkRef) error {
 	began := time.Now()
 	r := p.s.r
-	p.s.change(func(rep *ScrubReport) { rep.Object, rep.Chunk = ref.Object, ref.Chunk })
+	p.s.change(func(rep *admin.Scrub) { rep.Object, rep.Chunk = ref.Object, ref.Chunk })
 	if time.Since(p.saved) >= scrubSave {
 		p.saved = time.Now()
 		if err := p.s.save(); err != nil {
@@ -295,7 +281,7 @@ func (p *scrubPass) chunk(ref ChunkRef) error {
 	if err != nil {
 		return err
 	}
-	p.s.change(func(rep *ScrubReport) { rep.CheckedBytes += uint64(bytes) })
+	p.s.change(func(rep *admin.Scrub) { rep.CheckedBytes += uint64(bytes) })
 	if bad.Len() > 0 {
 		p.repair(ref, first)
 	} else if err := p.compare(ref); err != nil {
@@ -318,7 +304,7 @@ func (p *scrubPass) repair(ref ChunkRef, first *store.DamageError) {
 			return
 		}
 	}
-	p.s.change(func(rep *ScrubReport) {
+	p.s.change(func(rep *admin.Scrub) {
 		rep.Damaged++
 		if err != nil {
 			rep.Unrepaired++
@@ -361,7 +347,7 @@ func (p *scrubPass) source(id cell.ID) *scrubSource {
 	if x == nil {
 		x = &scrubSource{}
 		p.sources[id] = x
-		if conn, err := p.s.r.peers[id].dial(); err == nil {
+		if conn, err := p.s.r.dial(id); err == nil {
 			x.src, x.stop = newRemoteSource(conn, repairTimeout), p.s.r.closeWith(conn)
 		}
 	}
@@ -385,7 +371,7 @@ func (x *scrubSource) ask(ref ChunkRef) bool {
 // agree with each other than with it.
 func (p *scrubPass) judge(ref ChunkRef, block int) {
 	r := p.s.r
-	p.s.change(func(rep *ScrubReport) { rep.Different++ })
+	p.s.change(func(rep *admin.Scrub) { rep.Different++ })
 	votes := map[store.Record]int{p.mine.Records[block]: 1}
 	var best *scrubSource
 	for _, x := range p.sources {
@@ -422,7 +408,7 @@ func (p *scrubPass) judge(ref ChunkRef, block int) {
 		if errors.Is(err, store.ErrNoObject) {
 			return nil
 		}
-		p.s.change(func(rep *ScrubReport) { rep.Replaced += uint64(done.Len()) })
+		p.s.change(func(rep *admin.Scrub) { rep.Replaced += uint64(done.Len()) })
 		return err
 	})
 }

@@ -6,11 +6,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/paxos-iscsi/paxos-iscsi/pss/admin"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
 )
 
 // scrubbed has a server scrub, and returns what it reports at the end.
-func (h *house) scrubbed(i int) ScrubReport {
+func (h *house) scrubbed(i int) admin.Scrub {
 	h.t.Helper()
 	r := h.servers[i]
 	before := r.report().Scrub.Finished

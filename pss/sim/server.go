@@ -117,9 +117,9 @@ func (s *server) later(d time.Duration, do func()) {
 
 func (s *server) tick() {
 	s.later(simTiming.Tick, func() {
-		s.core.Tick(s.clock())
+		err := s.core.Tick(s.clock())
 		s.tick()
-		s.pump(nil)
+		s.pump(err)
 	})
 }
 

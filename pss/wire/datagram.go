@@ -17,7 +17,7 @@ const MaxDatagramBody = MaxDatagram - datagramFixed - 4
 
 const (
 	datagramMagic = 0x64535350 // "PSSd"
-	datagramFixed = 24         // bytes before the body
+	datagramFixed = 32         // bytes before the body
 )
 
 // DatagramKind says what a datagram is. Numbers are never reused.
@@ -28,7 +28,8 @@ const (
 	DatagramRaft        DatagramKind = 1 // a raft message without entries and snapshot: AppendRaftHead, ParseRaft
 	DatagramStatus      DatagramKind = 2 // what to report, as text; empty for a summary
 	DatagramStatusReply DatagramKind = 3 // the report, as text
-	datagramKinds       DatagramKind = 4
+	DatagramAnnounce    DatagramKind = 4 // server to server: of founding and joining a cell; replica.Announce
+	datagramKinds       DatagramKind = 5
 )
 
 // Datagram is one message on the UDP port.
@@ -38,6 +39,7 @@ type Datagram struct {
 	To    uint8  // server id
 	Stamp uint64 // the sender's monotonic clock; only the sender knows its unit and start
 	Echo  uint64 // Stamp of the datagram that this one answers, 0 if it answers none
+	Cell  uint64 // CellID.Tag of the sender's cell, in a raft message; else 0
 	Body  []byte // a view, after ParseDatagram
 }
 
@@ -55,7 +57,7 @@ func AppendRaftDatagram(dst []byte, d *Datagram, m *raftpb.Message) ([]byte, err
 		return dst, fmt.Errorf("%w: %v with entries or snapshot in a datagram", ErrProtocol, m.Type)
 	}
 	base := len(dst)
-	head := Datagram{Kind: DatagramRaft, From: d.From, To: d.To, Stamp: d.Stamp, Echo: d.Echo}
+	head := Datagram{Kind: DatagramRaft, From: d.From, To: d.To, Stamp: d.Stamp, Echo: d.Echo, Cell: d.Cell}
 	b, err := AppendRaftHead(appendDatagramHead(dst, &head), m)
 	if err != nil {
 		return dst[:base], err
@@ -68,7 +70,8 @@ func appendDatagramHead(dst []byte, d *Datagram) []byte {
 	dst = le.AppendUint32(dst, datagramMagic)
 	dst = append(dst, Version, byte(d.Kind), d.From, d.To)
 	dst = le.AppendUint64(dst, d.Stamp)
-	return le.AppendUint64(dst, d.Echo)
+	dst = le.AppendUint64(dst, d.Echo)
+	return le.AppendUint64(dst, d.Cell)
 }
 
 // sealDatagram completes the datagram that starts at base.
@@ -98,6 +101,6 @@ func ParseDatagram(b []byte) (Datagram, error) {
 	}
 	return Datagram{
 		Kind: DatagramKind(b[5]), From: b[6], To: b[7],
-		Stamp: le.Uint64(b[8:]), Echo: le.Uint64(b[16:]), Body: b[datagramFixed:n:n],
+		Stamp: le.Uint64(b[8:]), Echo: le.Uint64(b[16:]), Cell: le.Uint64(b[24:]), Body: b[datagramFixed:n:n],
 	}, nil
 }

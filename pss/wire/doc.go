@@ -6,7 +6,8 @@
 // # Frames
 //
 // A connection carries frames in both directions. The dialler's first frame is Hello, the
-// listener's is HelloReply, or Goodbye with a reason. All integers are little-endian.
+// listener's is HelloReply, or Goodbye with a reason. A server that dialled another then says with Member
+// which cell it is of. All integers are little-endian.
 //
 //	 0  u32  size of the body in bytes, header not included
 //	 4  u8   kind
@@ -35,7 +36,8 @@
 //	 7  u8   server it is meant for
 //	 8  u64  stamp: the sender's clock, in its own unit
 //	16  u64  echo: the stamp of the datagram that this one answers, or 0
-//	24       body
+//	24  u64  cell: the tag of the sender's cell, in a raft message; else 0
+//	32       body
 //	-4  u32  CRC32C of everything before
 //
 // A Reader and a Writer work on any net.Conn, and datagrams are plain byte slices, so that

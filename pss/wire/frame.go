@@ -25,6 +25,8 @@ const (
 	maxQuery   = 1 + 2*(2+op.MaxPath)              // code, path, cursor
 	maxAnswer  = 5 + op.MaxNodes*(2+op.MaxName+25) // nodes of an op.Answer
 	MaxStatus  = 1 << 20                           // bytes of a StatusReply
+	MaxAdmin   = 32 << 10                          // bytes of an administrative request
+	MaxItem    = 1 << 20                           // bytes of a part of the answer to one
 	maxAsk     = 4 << 10                           // bytes of a Status
 	maxText    = 1 << 10                           // bytes of a Goodbye
 	MaxEntries = 1 << 14                           // entries of one raft message
@@ -36,7 +38,7 @@ const (
 	MaxImage   = op.ChunkSize + 64<<10             // bytes of a chunk's image, its records included
 )
 
-// Kind says what a frame is. Numbers are never reused; 37 to 63 are free for peers, 16 to 31 for clients.
+// Kind says what a frame is. Numbers are never reused; 38 to 63 are free for peers, 16 to 23 and 26 to 31 for clients.
 type Kind uint8
 
 // The kinds of frames.
@@ -56,12 +58,15 @@ const (
 	KindStatus      Kind = 13 // what to report, as text; empty for everything
 	KindStatusReply Kind = 14 // code: op.Errno. Body: the report
 	KindGoodbye     Kind = 15 // why the sender closes the connection, as text for a person
+	KindAdmin       Kind = 24 // tool to server: see package admin
+	KindAdminPart   Kind = 25 // answer to Admin, with its tag, in parts: see package admin
 	KindRaft        Kind = 32 // server to server. Body: a raft message, its head sealed
 
 	KindManifest     Kind = 33 // server to server: what has changed since an index. Body: the index, u64
 	KindManifestPart Kind = 34 // answer to Manifest, in parts; code 1 marks the last. Body: sealed bytes
 	KindFetch        Kind = 35 // server to server: the image of a chunk. Body: Fetch
 	KindImage        Kind = 36 // answer to Fetch. Code: op.Errno. Body: sealed bytes, the image
+	KindMember       Kind = 37 // server to server, before all others: which member of which cell it is. Body: Member
 )
 
 var kinds = [...]struct {
@@ -83,12 +88,15 @@ var kinds = [...]struct {
 	KindStatus:      {"status", maxAsk},
 	KindStatusReply: {"status-reply", MaxStatus},
 	KindGoodbye:     {"goodbye", maxText},
+	KindAdmin:       {"admin", MaxAdmin},
+	KindAdminPart:   {"admin-part", MaxItem},
 	KindRaft:        {"raft", MaxRaft},
 
 	KindManifest:     {"manifest", 8},
 	KindManifestPart: {"manifest-part", MaxPart},
 	KindFetch:        {"fetch", fetchSize},
 	KindImage:        {"image", MaxImage},
+	KindMember:       {"member", memberSize},
 }
 
 // String names the kind.

@@ -71,6 +71,8 @@ func FuzzMessages(f *testing.F) {
 		same("read", err, AppendRead(nil, read))
 		fetch, err := ParseFetch(b)
 		same("fetch", err, AppendFetch(nil, &fetch))
+		member, err := ParseMember(b)
+		same("member", err, AppendMember(nil, member))
 	})
 }
 

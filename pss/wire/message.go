@@ -21,6 +21,7 @@ type Role uint8
 const (
 	RoleClient Role = 1 // From is its session
 	RolePeer   Role = 2 // From is its server id
+	RoleAdmin  Role = 3 // a tool: package admin
 )
 
 const (
@@ -28,6 +29,7 @@ const (
 	helloReplySize = 24
 	masterSize     = 16
 	readSize       = 24
+	memberSize     = 24
 	fetchSize      = 16 + op.ChunkSize/op.BlockSize/8
 )
 
@@ -61,7 +63,7 @@ func ParseHello(b []byte) (Hello, error) {
 	h := Hello{
 		Role: Role(b[0]), To: b[1], Protocol: le.Uint16(b[2:]), From: le.Uint64(b[8:]), Software: string(b[16:]),
 	}
-	if h.Role != RoleClient && h.Role != RolePeer || le.Uint32(b[4:]) != 0 {
+	if (h.Role < RoleClient || h.Role > RoleAdmin) || le.Uint32(b[4:]) != 0 {
 		return h, fmt.Errorf("%w: a hello from role %d", ErrProtocol, h.Role)
 	}
 	return h, nil

@@ -82,6 +82,8 @@ var sampleSnap = raftpb.Message{
 	},
 }
 
+var sampleMember = Member{Cell: CellID{1, 2, 15: 16}, Number: 0x203}
+
 var sampleFetch = Fetch{Object: 5, Chunk: 6, Blocks: [16]uint64{0: 7, 15: 1 << 63}}
 
 var frames = map[string]func(*Writer) error{
@@ -108,6 +110,9 @@ var frames = map[string]func(*Writer) error{
 	"manifest":      func(w *Writer) error { return w.Frame(KindManifest, 0, 0, []byte{9, 0, 0, 0, 0, 0, 0, 0}) },
 	"manifest-part": func(w *Writer) error { return w.Frame(KindManifestPart, 1, 0, []byte("part")) },
 	"fetch":         func(w *Writer) error { return w.Frame(KindFetch, 0, 0, AppendFetch(nil, &sampleFetch)) },
+	"admin":         func(w *Writer) error { return w.Frame(KindAdmin, 0, 13, []byte("\x06\x00status{}")) },
+	"admin-part":    func(w *Writer) error { return w.Frame(KindAdminPart, 1, 13, []byte("{}")) },
+	"member":        func(w *Writer) error { return w.Frame(KindMember, 0, 0, AppendMember(nil, sampleMember)) },
 	"image":         func(w *Writer) error { return w.Frame(KindImage, 0, 0, []byte("image")) },
 }
 

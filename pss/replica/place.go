@@ -1,0 +1,228 @@
+package replica
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/paxos-iscsi/paxos-iscsi/pss/agreement"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/disk"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/log"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/wire"
+)
+
+// place is a running server's place in its cell, as far as its sockets need it.
+type place struct {
+	identity  atomic.Pointer[Identity]
+	peers     [cell.MaxServers]atomic.Pointer[peer] // changed by one goroutine, follow
+	tables    chan Table                            // one token: the newest table, for follow
+	moved     chan struct{}                         // one token: an address changed, for datagrams
+	strangers atomic.Uint64                         // messages dropped before the Core saw them
+}
+
+func newPlace() place {
+	return place{tables: make(chan Table, 1), moved: make(chan struct{}, 1)}
+}
+
+// peer is the way to another server, or nil.
+func (r *Replica) peer(id cell.ID) *peer {
+	if id >= cell.MaxServers {
+		return nil
+	}
+	return r.place.peers[id].Load()
+}
+
+// dial connects to another server's port for servers.
+func (r *Replica) dial(id cell.ID) (net.Conn, error) {
+	p := r.peer(id)
+	if p == nil {
+		return nil, fmt.Errorf("server %d is not in this cell", id)
+	}
+	return p.dial()
+}
+
+// member is what this server introduces itself with to others. It reports false while it belongs to no cell.
+func (r *Replica) member() (wire.Member, bool) {
+	id := r.place.identity.Load()
+	return wire.Member{Cell: id.Cell, Number: id.Number}, id.Number != 0
+}
+
+// neighbours are the other servers and where they are: as the table says, else as server.conf.
+func (r *Replica) neighbours(t *Table) []cell.Server {
+	var all []cell.Server
+	for id := range cell.ID(cell.MaxServers) {
+		s, ok := r.opts.Cell.Server(id)
+		rec := t.Find(id)
+		if rec.Host != "" {
+			s, ok = cell.Server{ID: id, Host: rec.Host, UDPPort: rec.UDP, TCPPort: rec.TCP}, true
+		}
+		if ok && id != r.opts.ID && !rec.Removed {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+// known are the other servers as they are connected to at present.
+func (r *Replica) known() []cell.Server {
+	var all []cell.Server
+	for id := range r.place.peers {
+		if p := r.place.peers[id].Load(); p != nil {
+			all = append(all, p.server)
+		}
+	}
+	return all
+}
+
+// tell has follow adjust to a new table. Its caller holds mu, so that an older one never follows.
+func (p *place) tell(t Table) {
+	select {
+	case <-p.tables:
+	default:
+	}
+	p.tables <- t
+}
+
+// follow keeps a connection to each member of the cell where it is at present.
+func (r *Replica) follow() {
+	for {
+		select {
+		case <-r.ctx.Done():
+			return
+		case t := <-r.place.tables:
+			r.reconcile(&t)
+		}
+	}
+}
+
+func (r *Replica) reconcile(t *Table) {
+	now := r.neighbours(t)
+	for id := range r.place.peers {
+		slot := &r.place.peers[id]
+		old := slot.Load()
+		at := slices.IndexFunc(now, func(s cell.Server) bool { return int(s.ID) == id })
+		if old != nil && at >= 0 && old.server.TCPAddr() == now[at].TCPAddr() && old.server.UDPAddr() == now[at].UDPAddr() {
+			continue
+		}
+		if old != nil {
+			slot.Store(nil)
+			old.close()
+		}
+		if at >= 0 {
+			p := newPeer(r, now[at])
+			slot.Store(p)
+			r.tasks.Go(p.run)
+		}
+		select {
+		case r.place.moved <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// keep writes the identity that the Core decided on, and has it be that member.
+func (r *Replica) keep(id Identity) {
+	err := WriteIdentity(r.fs, &id)
+	if err == nil {
+		err = removeIfThere(r.fs, givenUpLog)
+	}
+	if err != nil {
+		r.failed(err)
+		return
+	}
+	r.place.identity.Store(&id)
+	r.drive(func(now time.Duration) error { return r.core.IdentityKept(now) })
+}
+
+// givenUpLog is where the log of a member goes that gave up its place, until it has another: nothing reads it but,
+// if the worst comes to the worst, a person.
+const givenUpLog = "log.given-up"
+
+// GiveUp makes a server's root one that belongs to no member: it forgets its log and votes, and keeps the agreed
+// state of its checkpoint, from which it takes only the difference once it is taken in again. The server must not
+// run. Who calls it is sure that the cell has a majority without this root, for what only this root has is lost.
+func GiveUp(root string, id cell.ID, segmentBytes, overlayBytes int64, random interface{ Read([]byte) (int, error) }) error {
+	dir, err := disk.Dir(root)
+	if err != nil {
+		return err
+	}
+	lock, err := disk.Lock(root)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	old, err := ReadIdentity(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, ErrIdentity) {
+		return err
+	}
+	fresh, err := NewIdentity(id, random)
+	if err != nil {
+		return err
+	}
+	fresh.Cell, fresh.Founders = old.Cell, old.Founders
+	if err := finishCheckpoint(dir, segmentBytes, overlayBytes); err != nil {
+		// What can't be opened is of no use as a base: everything comes from the others.
+		for _, name := range []string{"checkpoint", "prepared", "data", "staging"} {
+			if err := removeIfThere(dir, name); err != nil {
+				return err
+			}
+		}
+	}
+	return WriteIdentity(dir, &fresh)
+}
+
+// finishCheckpoint completes a checkpoint that was cut short, which needs the log.
+func finishCheckpoint(dir disk.FS, segmentBytes, overlayBytes int64) error {
+	l, err := log.Open(dir, "log", log.Options{SegmentBytes: segmentBytes})
+	if err != nil {
+		return err
+	}
+	defer l.Close() // only read from
+	st, _, err := OpenStore(dir, l, overlayBytes)
+	if err != nil {
+		return err
+	}
+	return st.Close()
+}
+
+// clearLog puts the log of a root that belongs to no member aside.
+func clearLog(dir disk.FS) error {
+	entries, err := dir.ReadDir(".")
+	if err != nil {
+		return err
+	}
+	has := func(name string) bool {
+		return slices.ContainsFunc(entries, func(e disk.Entry) bool { return e.Name == name })
+	}
+	switch {
+	case !has("log"):
+		return nil
+	case has(givenUpLog):
+		err = dir.RemoveAll("log")
+	default:
+		err = dir.Rename("log", givenUpLog)
+	}
+	if err == nil {
+		err = dir.SyncDir(".")
+	}
+	if err != nil {
+		return fmt.Errorf("putting the old log aside: %w", err)
+	}
+	return nil
+}
+
+func removeIfThere(dir disk.FS, name string) error {
+	if err := dir.RemoveAll(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing %s: %w", name, err)
+	}
+	return nil
+}
+
+// LostLog says whether a server ended because its disk lacks what it acknowledged. The master of a majority told
+// it so, hence GiveUp is safe.
+func LostLog(err error) bool { return errors.Is(err, agreement.ErrLostLog) }
