@@ -542,6 +542,9 @@ func (c *Core) checkpoint(out *Output) error {
 	if c.flush != nil && c.now >= c.flushAgainAt {
 		out.Flush, c.flush = c.flush, nil
 	}
+	if c.hurt.wait && c.hurt.entry != 0 {
+		return nil // an entry is applied in part: there is no state to be kept
+	}
 	mending := c.mended && c.now-c.flushAt >= mendPause
 	if c.flushing || c.behind != nil || c.applied == c.checkpoints[len(c.checkpoints)-1] && !mending {
 		return nil
