@@ -14,6 +14,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss/agreement"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/auth"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/disk"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/log"
@@ -24,8 +25,8 @@ import (
 
 // Named limits of the runtime.
 const (
-	maxConnections = 1024                // TCP connections taken at the same time
-	maxClients     = maxConnections - 64 // of them, clients'; the rest is for the other servers and for greetings
+	maxConnections = 1024                // TCP connections that have greeted, at the same time
+	maxClients     = maxConnections - 64 // of them, clients'; the rest is for the other servers
 	// The Default… are what stands for the zero values of Options.
 	DefaultCheckpointBytes = 64 << 20
 	DefaultOverlayBytes    = 256 << 20
@@ -46,6 +47,8 @@ type Options struct {
 	OverlayBytes    int64         // of changed blocks in memory at the most
 	CheckpointEvery time.Duration // between checkpoints at the most, while anything changes
 	SegmentBytes    int64         // of a log segment
+
+	ClientIdle time.Duration // after which a client that says nothing is dropped; zero stands for DefaultClientIdle
 }
 
 func (o Options) withDefaults() Options {
@@ -53,6 +56,7 @@ func (o Options) withDefaults() Options {
 	o.OverlayBytes = cmp.Or(o.OverlayBytes, DefaultOverlayBytes)
 	o.CheckpointEvery = cmp.Or(o.CheckpointEvery, DefaultCheckpointEvery)
 	o.SegmentBytes = cmp.Or(o.SegmentBytes, DefaultSegmentBytes)
+	o.ClientIdle = cmp.Or(o.ClientIdle, DefaultClientIdle)
 	return o
 }
 
@@ -81,6 +85,9 @@ type Replica struct {
 	tcp     net.Listener
 	udp     *datagrams
 
+	refused refusals
+	causes  causes
+
 	maxClients int // maxClients, but in tests
 	clients    struct {
 		sync.Mutex
@@ -103,6 +110,10 @@ func Open(o Options) (*Replica, error) {
 		peers: make(map[cell.ID]*peer), maxClients: maxClients}
 	r.clients.all = make(map[*client]struct{})
 	r.ctx, r.cancel = context.WithCancel(context.Background())
+	if o.Cell.Auth == nil {
+		r.logger.Warn("the cell is open: without a cell key anybody who reaches this server can read and change everything",
+			"key", auth.File(o.Cell.File))
+	}
 	if err := r.recover(); err != nil {
 		r.closeFiles()
 		return nil, fmt.Errorf("server %d, %s: %w", o.ID, o.Root, err)
@@ -224,6 +235,10 @@ func (r *Replica) run() {
 	r.tasks.Go(r.udp.run)
 	r.tasks.Go(r.tick)
 	r.tasks.Go(r.accept)
+	r.tasks.Go(r.watchClients)
+	if r.opts.Cell.Auth != nil {
+		r.tasks.Go(r.watchKeys)
+	}
 }
 
 // now is the time since the server started on a clock that only goes forward; never 0.

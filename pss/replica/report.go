@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss/agreement"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/auth"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/release"
 )
@@ -23,6 +24,8 @@ type Report struct {
 	Applied     uint64               `json:"applied_index"`
 	Last        uint64               `json:"last_index"`
 	OverlaySize int64                `json:"overlay_bytes"`
+	Auth        auth.Status          `json:"auth"`
+	Refused     Refusals             `json:"refused"`
 	Members     []agreement.Progress `json:"members,omitempty"` // as the master knows them
 }
 
@@ -33,7 +36,7 @@ func (r *Replica) report() Report {
 	active, frozen := r.store.OverlayBytes()
 	rep := Report{ID: r.opts.ID, Version: release.Version, UptimeSecs: time.Since(r.start).Seconds(),
 		Term: v.Term, IsMaster: v.Self, Commit: pos.Commit, Applied: pos.Applied, Last: pos.Last,
-		OverlaySize: active + frozen, Members: r.core.Node().Progress(nil)}
+		OverlaySize: active + frozen, Auth: r.opts.Cell.Auth.Status(), Refused: r.refused.report(), Members: r.core.Node().Progress(nil)}
 	if v.Known {
 		rep.Master = &v.Master
 	}
