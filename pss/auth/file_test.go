@@ -217,6 +217,27 @@ func TestRefresh(t *testing.T) {
 	}
 }
 
+// TestMistakeWhileDialling: a file with mistakes keeps nobody from dialling. Whoever looks hears of it, and so does who
+// can't connect.
+func TestMistakeWhileDialling(t *testing.T) {
+	file := newFile(t)
+	mine, theirs := load(t, file), load(t, file)
+	stranger, _ := cellKeys(t)
+	check(t, os.WriteFile(file, []byte("rubbish\n"), 0o600))
+	c, s := shake(t, mine, theirs)
+	check(t, c.err)
+	check(t, s.err)
+	if _, err := mine.Refresh(); err == nil || !strings.Contains(err.Error(), file+":1: ") {
+		t.Errorf("after dialling: %v", err)
+	}
+	if _, err := mine.Refresh(); err != nil {
+		t.Errorf("again: %v", err)
+	}
+	if c, _ := shake(t, mine, stranger); !errors.Is(c.err, ErrStranger) || !strings.Contains(c.err.Error(), file+":1: ") {
+		t.Errorf("to a stranger: %v", c.err)
+	}
+}
+
 // FuzzParse: a file is refused with its name, or is what format makes of its keys.
 func FuzzParse(f *testing.F) {
 	one, two := fixedKey(1), fixedKey(2)

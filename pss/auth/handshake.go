@@ -64,7 +64,7 @@ const (
 )
 
 // Dial connects to a server's host:port, and proves the key if there is one. A change of the key file is taken up
-// before. The context bounds both.
+// before; if it has mistakes the keys stay as they were, and an error of the handshake tells of them. The context bounds both.
 func (k *Keys) Dial(ctx context.Context, address string) (net.Conn, error) {
 	var d net.Dialer
 	raw, err := d.DialContext(ctx, "tcp", address)
@@ -80,10 +80,7 @@ func (k *Keys) Client(ctx context.Context, raw net.Conn) (net.Conn, error) {
 	if k == nil {
 		return raw, nil
 	}
-	if _, err := k.Refresh(); err != nil {
-		raw.Close()
-		return nil, err
-	}
+	k.refresh()
 	c := newConn(k, raw)
 	r := k.ring.Load()
 	return c.shake(ctx, r, tls.Client(&c.pipe, r.tls))
@@ -122,7 +119,7 @@ func (c *Conn) shake(ctx context.Context, r *ring, t *tls.Conn) (net.Conn, error
 	}
 	if err != nil {
 		c.raw.Close()
-		return nil, c.explain(err)
+		return nil, errors.Join(c.explain(err), c.keys.mistake())
 	}
 	c.pipe.gather.Store(true)
 	if !c.keys.add(c) {

@@ -16,9 +16,12 @@ type Keys struct {
 	file string
 	ring atomic.Pointer[ring]
 
-	mu    sync.Mutex
-	state fileState          // of the file when it was looked at last
-	conns map[*Conn]struct{} // to be ended with their key; as many as the process has connections
+	mu      sync.Mutex         // guards state to conns
+	state   fileState          // of the file when it was looked at last
+	trouble error              // with that state of the file
+	told    bool               // Refresh has told of trouble
+	changed bool               // since the last Refresh
+	conns   map[*Conn]struct{} // to be ended with their key; as many as the process has connections
 	// buffers lends connections memory for records to be written (*[]byte), plains for content (*[maxPlain]byte).
 	buffers, plains sync.Pool
 }
@@ -65,13 +68,26 @@ func (r *ring) find(id KeyID) *Key {
 	return nil
 }
 
-// Refresh reads the key file again if it has changed, and reports whether other keys are in force now.
-// Connections that a key opened which is gone are closed. After an error, which is reported once for each state
-// of the file, the keys stay as they were: also when the file is gone.
+// Refresh reads the key file again if it has changed, and reports whether other keys are in force than at the last
+// Refresh. Connections that a key opened which is gone are closed. After an error, which is returned once for each state
+// of the file, the keys stay as they were: also when the file is gone. Dialling refreshes by itself.
 func (k *Keys) Refresh() (changed bool, err error) {
 	if k == nil {
 		return false, nil
 	}
+	k.refresh()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	changed, err = k.changed, k.trouble
+	if k.told {
+		err = nil
+	}
+	k.changed, k.told = false, true
+	return changed, err
+}
+
+// refresh is Refresh; what comes of it stays for Refresh to tell.
+func (k *Keys) refresh() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	var state fileState
@@ -80,23 +96,33 @@ func (k *Keys) Refresh() (changed bool, err error) {
 		state = stateOf(info)
 	}
 	if state == k.state {
-		return false, nil
+		return
 	}
-	k.state = state
-	if err != nil {
-		return false, fmt.Errorf("look at the cell's key again, going on with the old one: %w", err)
-	}
+	k.state, k.told = state, false
+	k.trouble = k.reload()
+}
+
+// reload puts the keys in the file into force. k is locked.
+func (k *Keys) reload() error {
 	keys, state, err := readKeys(k.file)
-	if err == nil {
-		var r *ring
-		if r, err = newRing(keys); err == nil {
-			k.state = state
-			k.ring.Store(r)
-			k.endDropped(r)
-			return true, nil
-		}
+	if err != nil {
+		return fmt.Errorf("take up the new cell key, going on with the old one: %w", err)
 	}
-	return false, fmt.Errorf("read the cell's key again, going on with the old one: %w", err)
+	r, err := newRing(keys)
+	if err != nil {
+		return fmt.Errorf("take up the new cell key, going on with the old one: %w", err)
+	}
+	k.state, k.changed = state, true
+	k.ring.Store(r)
+	k.endDropped(r)
+	return nil
+}
+
+// mistake is what is wrong with the key file at present, nil if nothing is.
+func (k *Keys) mistake() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.trouble
 }
 
 // endDropped closes the connections of keys that r does not have. k is locked.

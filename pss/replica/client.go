@@ -101,7 +101,7 @@ func (r *Replica) serve(raw net.Conn, greeting *greetings, slots chan struct{}) 
 		return
 	}
 	if hello.Role == wire.RolePeer {
-		err = r.receive(conn, rd, cell.ID(hello.From))
+		err = r.receiveFrom(conn, rd, cell.ID(hello.From))
 	} else {
 		err = r.serveClient(conn, rd)
 	}

@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss/auth"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/wire"
 )
 
@@ -19,6 +21,10 @@ const (
 	maxGreetings        = 256 // at the same time
 	maxGreetingsAddress = 64  // of them, from one address
 )
+
+// maxPeerConnections is how many connections in one server's name there may be: that for messages, others for
+// catching up, and some that are dead without our knowing. The oldest is closed for a new one.
+const maxPeerConnections = (maxConnections - maxClients) / cell.MaxServers
 
 // Named limits of clients that have greeted.
 const (
@@ -251,4 +257,38 @@ func (r *Replica) refusedConnection(conn net.Conn, err error) {
 		return
 	}
 	r.logger.Debug("connection refused", "from", conn.RemoteAddr(), "error", err)
+}
+
+// peerConnections are the connections that other servers have dialled.
+type peerConnections struct {
+	mu  sync.Mutex
+	all [cell.MaxServers][]net.Conn // the oldest first; at most maxPeerConnections each
+}
+
+// add adds a connection of a server, and closes the oldest if there are too many, which it reports.
+func (p *peerConnections) add(id cell.ID, conn net.Conn) (closed bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if list := p.all[id]; len(list) >= maxPeerConnections {
+		list[0].Close()
+		p.all[id] = slices.Delete(list, 0, 1)
+		closed = true
+	}
+	p.all[id] = append(p.all[id], conn)
+	return closed
+}
+
+func (p *peerConnections) remove(id cell.ID, conn net.Conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.all[id] = slices.DeleteFunc(p.all[id], func(c net.Conn) bool { return c == conn })
+}
+
+// receiveFrom is receive, counted among the connections of the server.
+func (r *Replica) receiveFrom(conn net.Conn, rd *wire.Reader, from cell.ID) error {
+	if r.dialled.add(from, conn) {
+		r.refused.crowded.Add(1)
+	}
+	defer r.dialled.remove(from, conn)
+	return r.receive(conn, rd, from)
 }

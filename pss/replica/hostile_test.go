@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/wire"
 )
 
 // housesOf are an open and a closed cell.
@@ -230,4 +231,28 @@ func TestOversizedLengths(t *testing.T) {
 	if err := h.servers[0].Err(); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestPeerConnections: whoever calls itself a server takes no place from clients, nor from that server for ever.
+func TestPeerConnections(t *testing.T) {
+	h := newHouse(t, nil)
+	v := h.volume(h.client(), 64<<10)
+	m := h.master()
+	other := (m + 1) % 3
+	for range 10 * maxPeerConnections {
+		k := h.dial(m)
+		check(t, k.w.Hello(wire.Hello{Role: wire.RolePeer, To: uint8(m), Protocol: wire.Protocol, From: uint64(other)}))
+		check(t, k.w.Flush())
+		k.next(wire.KindHelloReply)
+	}
+	d := &h.servers[m].dialled
+	d.mu.Lock()
+	n := len(d.all[other])
+	d.mu.Unlock()
+	if n > maxPeerConnections {
+		t.Errorf("%d connections of one server", n)
+	}
+	v.write(5)
+	v.verify()
+	h.level(v.object) // the server whose name it was has connected again, or was never cut off
 }

@@ -86,6 +86,7 @@ type Replica struct {
 	udp     *datagrams
 
 	refused refusals
+	dialled peerConnections
 	causes  causes
 
 	maxClients int // maxClients, but in tests
