@@ -52,7 +52,7 @@ unit:
 
 # Packages in which goroutines meet.
 race:
-	CGO_ENABLED=1 $(GO) test -race -short ./pss ./pss/wire ./pss/replica ./pss/store ./pss/log ./pss/daemon ./pss/server \
+	CGO_ENABLED=1 $(GO) test -race -short ./pss ./pss/auth ./pss/ask ./pss/wire ./pss/replica ./pss/store ./pss/log ./pss/daemon ./pss/server \
 		./tgtd/... ./tgt-admin/...
 
 # Each fuzz target for a while; FUZZTIME=5m for a long run.

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/paxos-iscsi/paxos-iscsi/pss/auth"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/wire"
@@ -32,7 +33,7 @@ type Options struct {
 	Silence      time.Duration // a connection silent for so long is given up; 3 s by default
 	CloseTimeout time.Duration // how long Close waits for what is under way; 1 s by default
 
-	// Dial connects to host:port; TCP by default.
+	// Dial connects to host:port; TCP by default. With a cell key, what it returns is secured.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 	// Software is told to the servers, for their status displays.
 	Software string
@@ -73,6 +74,7 @@ func (o Options) withDefaults() Options {
 // Cell is a client of one cell, with one session. Its methods may be called from several goroutines.
 type Cell struct {
 	opts   Options
+	keys   *auth.Keys      // nil in an open cell
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -104,7 +106,7 @@ func Open(conf *cell.Config, o Options) (*Cell, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cell{opts: o.withDefaults(), session: session}
+	c := &Cell{opts: o.withDefaults(), keys: conf.Auth, session: session}
 	c.cond = sync.NewCond(&c.mu)
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.queue.init()

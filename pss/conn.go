@@ -55,6 +55,9 @@ func (p *peer) connect() error {
 	c := p.cell
 	ctx, cancel := context.WithTimeout(c.ctx, c.opts.DialTimeout)
 	nc, err := c.opts.Dial(ctx, p.server.TCPAddr())
+	if err == nil {
+		nc, err = c.keys.Client(ctx, nc)
+	}
 	cancel()
 	if err != nil {
 		return err

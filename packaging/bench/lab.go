@@ -29,6 +29,7 @@ const (
 type lab struct {
 	dir      string
 	bytes    int64
+	key      bool // cells have a key
 	programs rig.Programs
 	chosen   []pair // whose houses run, after start
 	houses   []*home
@@ -39,7 +40,7 @@ type lab struct {
 
 // newLab makes a folder for what will be measured, on a disk with room for it. Nothing is started.
 func newLab(s settings, chosen []pair, say func(string, ...any)) (*lab, error) {
-	l := &lab{bytes: s.bytes, chosen: chosen, units: make(map[string]unit), say: say}
+	l := &lab{bytes: s.bytes, key: s.key, chosen: chosen, units: make(map[string]unit), say: say}
 	var err error
 	if l.programs, err = rig.Find(s.bin); err != nil {
 		return nil, err

@@ -2,7 +2,7 @@
 // I/O on stores that keep nothing, on a file, and on volumes of cells with 3 and with 5+3 servers, all on this
 // machine.
 //
-//	bench [--seconds N] [--rounds N] [--only PATTERN] [--dir DIR] [--bin DIR] [--mib N] [--json]
+//	bench [--seconds N] [--rounds N] [--only PATTERN] [--dir DIR] [--bin DIR] [--mib N] [--key] [--json]
 //
 // What is compared is measured in turns, so that a machine that changes its speed treats all alike; before it,
 // the floors are taken that no target can go below: an fdatasync, a round trip on loopback. A cell of the table
@@ -59,6 +59,7 @@ type settings struct {
 	dir     string
 	bin     string
 	bytes   int64 // that each store holds and the tests reach
+	key     bool  // the cells have a key: everything between servers and targets is encrypted
 	json    bool
 }
 
@@ -79,6 +80,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			&cli.StringFlag{Name: "dir", Value: "/var/tmp", Usage: "make the stores in `DIR`, on the disk to be measured"},
 			&cli.StringFlag{Name: "bin", Value: "bin", Usage: "find the programs in `DIR`"},
 			&cli.Int64Flag{Name: "mib", Value: 1024, Usage: "fill each store with `N` MiB and reach all of it"},
+			&cli.BoolFlag{Name: "key", Usage: "give the cells a key, which encrypts everything between servers and targets"},
 			&cli.BoolFlag{Name: "json", Usage: "print JSON instead of the table"},
 		},
 		Writer: stdout, ErrWriter: stderr,
@@ -109,7 +111,7 @@ func parse(c *cli.Context) (settings, error) {
 	seconds := c.Float64("seconds")
 	s := settings{
 		seconds: time.Duration(seconds * float64(time.Second)), rounds: c.Int("rounds"), only: c.StringSlice("only"),
-		dir: c.String("dir"), bin: c.String("bin"), bytes: c.Int64("mib") << 20, json: c.Bool("json"),
+		dir: c.String("dir"), bin: c.String("bin"), bytes: c.Int64("mib") << 20, key: c.Bool("key"), json: c.Bool("json"),
 	}
 	switch {
 	case c.NArg() > 0:

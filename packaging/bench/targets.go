@@ -65,7 +65,11 @@ func (l *lab) open(ctx context.Context, h house, file string) error {
 		}
 	}
 	if h.core > 0 {
-		if r.cell, err = rig.NewCell(r.dir, l.programs, rig.Servers(h.core, h.replicas)); err != nil {
+		newCell := rig.NewOpenCell
+		if l.key {
+			newCell = rig.NewCell
+		}
+		if r.cell, err = newCell(r.dir, l.programs, rig.Servers(h.core, h.replicas)); err != nil {
 			return err
 		}
 		if err := r.cell.StartAll(ctx); err != nil {

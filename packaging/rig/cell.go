@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,8 +12,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/paxos-iscsi/paxos-iscsi/pss/ask"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/auth"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
-	"github.com/paxos-iscsi/paxos-iscsi/pss/wire"
 )
 
 // askEvery is the time between two looks at a condition that nobody announces.
@@ -46,9 +46,17 @@ type Cell struct {
 	servers  map[cell.ID]*Process
 }
 
-// NewCell writes DIR/server.conf and makes a folder for each server, which keeps what it has from earlier runs.
-// Nothing is started.
+// NewCell writes DIR/server.conf and makes a folder for each server and a key for the cell, which keep what they are from
+// earlier runs. Nothing is started.
 func NewCell(dir string, p Programs, ids []cell.ID) (*Cell, error) {
+	if _, err := auth.Generate(filepath.Join(dir, auth.FileName)); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, fmt.Errorf("make a cell: %w", err)
+	}
+	return NewOpenCell(dir, p, ids)
+}
+
+// NewOpenCell is NewCell without making a key: the cell is open, unless the folder has one.
+func NewOpenCell(dir string, p Programs, ids []cell.ID) (*Cell, error) {
 	c := &Cell{Conf: filepath.Join(dir, "server.conf"), programs: p, servers: make(map[cell.ID]*Process)}
 	udp, tcp, err := cellPorts(ids)
 	if err != nil {
@@ -151,50 +159,17 @@ type Status struct {
 	Last     uint64   `json:"last_index"`
 }
 
-// errNoAnswer is a server that is silent.
-var errNoAnswer = errors.New("no answer")
-
 // Status asks a server for its status, by a datagram to its UDP port.
 func (c *Cell) Status(id cell.ID) (Status, error) {
-	server, ok := c.Config.Server(id)
-	if !ok {
-		return Status{}, fmt.Errorf("status of server %d: the cell has none", id)
-	}
-	st, err := askStatus(server)
-	if err != nil {
-		return Status{}, fmt.Errorf("status of server %d: %w", id, err)
-	}
-	return st, nil
-}
-
-func askStatus(server cell.Server) (Status, error) {
-	conn, err := net.Dial("udp", server.UDPAddr())
-	if err != nil {
-		return Status{}, err
-	}
-	defer conn.Close()
-	q, err := wire.AppendDatagram(nil, &wire.Datagram{Kind: wire.DatagramStatus, From: wire.None, To: uint8(server.ID), Stamp: 1})
-	if err != nil {
-		return Status{}, err
-	}
-	if err := conn.SetDeadline(time.Now().Add(statusTimeout)); err != nil {
-		return Status{}, err
-	}
-	if _, err := conn.Write(q); err != nil {
-		return Status{}, fmt.Errorf("%w: %w", errNoAnswer, err)
-	}
-	b := make([]byte, wire.MaxDatagram)
-	n, err := conn.Read(b)
-	if err != nil {
-		return Status{}, fmt.Errorf("%w: %w", errNoAnswer, err)
-	}
-	d, err := wire.ParseDatagram(b[:n])
+	ctx, cancel := context.WithTimeout(context.Background(), statusTimeout)
+	defer cancel()
+	b, err := ask.Status(ctx, c.Config, id)
 	if err != nil {
 		return Status{}, err
 	}
 	var st Status
-	if err := json.Unmarshal(d.Body, &st); err != nil {
-		return Status{}, fmt.Errorf("%q: %w", d.Body, err)
+	if err := json.Unmarshal(b, &st); err != nil {
+		return Status{}, fmt.Errorf("status of server %d: %q: %w", id, b, err)
 	}
 	return st, nil
 }

@@ -35,7 +35,7 @@ type Conn struct {
 
 // Dial connects to a server of the cell. Errors wrap ErrUnreachable.
 func Dial(ctx context.Context, conf *cell.Config, id cell.ID) (*Conn, error) {
-	return DialWith(ctx, new(net.Dialer).DialContext, conf, id)
+	return DialWith(ctx, func(ctx context.Context, _, address string) (net.Conn, error) { return conf.Auth.Dial(ctx, address) }, conf, id)
 }
 
 // DialWith is Dial over connections that dial makes.

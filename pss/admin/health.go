@@ -32,3 +32,11 @@ type Repairs struct {
 	Failed      uint64 `json:"failed"`       // attempts to repair a chunk that left damaged blocks
 	FailedReads uint64 `json:"failed_reads"` // reads of clients that were refused for it
 }
+
+// Refusals are a server's counts, since it started, of what it did not take.
+type Refusals struct {
+	Connections uint64 `json:"connections"` // that did not greet as they should, or did not prove the key
+	Crowded     uint64 `json:"crowded"`     // closed because there were too many; also counted above if they had not greeted
+	Idle        uint64 `json:"idle"`        // clients that said nothing for too long
+	Datagrams   uint64 `json:"datagrams"`   // that were not sealed, not new, or none at all
+}

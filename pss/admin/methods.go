@@ -1,6 +1,9 @@
 package admin
 
-import "github.com/paxos-iscsi/paxos-iscsi/pss/cell"
+import (
+	"github.com/paxos-iscsi/paxos-iscsi/pss/auth"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
+)
 
 // The methods every server has. Those marked with an M are done by the master only; others answer NotMaster.
 const (
@@ -101,13 +104,14 @@ type Status struct {
 	Applied  uint64   `json:"applied_index"`
 	Last     uint64   `json:"last_index"`
 
-	LogFirst    uint64 `json:"log_first_index"`
-	LogBytes    int64  `json:"log_bytes"`
-	Checkpoint  uint64 `json:"checkpoint_index"`
-	OverlaySize int64  `json:"overlay_bytes"`
-	Clients     int    `json:"clients"`
-	Root        string `json:"root,omitempty"`
-	Auth        string `json:"auth"` // "open" while the cell has no key
+	LogFirst    uint64      `json:"log_first_index"`
+	LogBytes    int64       `json:"log_bytes"`
+	Checkpoint  uint64      `json:"checkpoint_index"`
+	OverlaySize int64       `json:"overlay_bytes"`
+	Clients     int         `json:"clients"`
+	Root        string      `json:"root,omitempty"`
+	Auth        auth.Status `json:"auth"`
+	Refused     Refusals    `json:"refused"`
 
 	HeartbeatMS int64    `json:"heartbeat_ms"`
 	ElectionMS  int64    `json:"election_ms"`

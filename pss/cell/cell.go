@@ -12,6 +12,8 @@ import (
 	"path"
 	"slices"
 	"strconv"
+
+	"github.com/paxos-iscsi/paxos-iscsi/pss/auth"
 )
 
 // ID is the number of a server in its cell, 0 to 7 (M13).
@@ -85,8 +87,9 @@ func (s Server) TCPAddr() string { return net.JoinHostPort(s.Host, strconv.Itoa(
 
 // Config is a server.conf.
 type Config struct {
-	File    string   // where it was read from, for messages
-	Servers []Server // in order of their ids
+	File    string     // where it was read from, for messages
+	Servers []Server   // in order of their ids
+	Auth    *auth.Keys // the keys of the cell, which go with every dialling and listening; nil is an open cell
 }
 
 // Server is the record of id, and false when the cell has none.

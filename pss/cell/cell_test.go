@@ -4,9 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/paxos-iscsi/paxos-iscsi/pss/auth"
 )
 
 func TestIDs(t *testing.T) {
@@ -106,5 +110,31 @@ func TestLookups(t *testing.T) {
 	}
 	if s, _ := c.Server(1); s.Path != "/b" {
 		t.Errorf("%+v", s)
+	}
+}
+
+// TestLoadKey: the key comes with the configuration that it lies beside.
+func TestLoadKey(t *testing.T) {
+	t.Setenv(auth.EnvFile, "")
+	conf := filepath.Join(t.TempDir(), "server.conf")
+	if err := os.WriteFile(conf, []byte("0 a /d\n1 b /d\n2 c /d\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := Load(conf); err != nil || c.Auth != nil {
+		t.Fatalf("without a key: %v, %v", c, err)
+	}
+	key := filepath.Join(filepath.Dir(conf), auth.FileName)
+	k, err := auth.Generate(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c, err := Load(conf); err != nil || !slices.Equal(c.Auth.Status().Keys, []auth.KeyID{k.ID}) {
+		t.Fatalf("with a key: %v, %v", c, err)
+	}
+	if err := os.WriteFile(key, []byte("pss-cell-key 1\nkey\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(conf); err == nil || !strings.HasPrefix(err.Error(), key+":2: ") {
+		t.Fatalf("with a bad one: %v", err)
 	}
 }

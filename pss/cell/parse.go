@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+
+	"github.com/paxos-iscsi/paxos-iscsi/pss/auth"
 )
 
 // Limits of a server.conf.
@@ -40,14 +42,22 @@ func (e *SyntaxError) Error() string {
 	return fmt.Sprintf("%s:%d: %s", e.File, e.Line, e.Text)
 }
 
-// Load reads a server.conf. Errors are those of Parse, and of opening and reading the file.
+// Load reads a server.conf and the cell's key that goes with it (auth.File), if there is one. Errors are those of Parse
+// and auth.Load, and of opening and reading the file.
 func Load(file string) (*Config, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, fmt.Errorf("open the cell's configuration: %w", err)
 	}
 	defer f.Close()
-	return Parse(file, f)
+	c, err := Parse(file, f)
+	if err != nil {
+		return nil, err
+	}
+	if c.Auth, err = auth.LoadBeside(file); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // Parse reads a server.conf; name stands for it in errors. A line is

@@ -14,10 +14,10 @@ import (
 	"testing"
 )
 
-// The folders below pss that may talk to the operating system: this package; the settings and
+// The folders below pss that may talk to the operating system: this package; the settings, key and
 // local addresses of a cell; writing to sockets without waiting; the mains, and how they go to the
 // background.
-var systemFolders = []string{"disk", "cell", "wire/socket", "server", "daemon"}
+var systemFolders = []string{"disk", "auth", "cell", "wire/socket", "server", "daemon"}
 
 // What of package os the others may use, because it opens no file.
 var harmlessOS = []string{

@@ -44,12 +44,16 @@ type client struct {
 	proposals int
 	bytes     int
 	reads     int
+	waiting   bool // nothing is read until there is room
 	ended     bool
+
+	frames atomic.Uint64 // received: while it grows, the client lives
 }
 
 // accept takes connections until the listener is closed.
 func (r *Replica) accept() {
 	slots := make(chan struct{}, maxConnections)
+	greeting := newGreetings()
 	for {
 		conn, err := r.tcp.Accept()
 		if err != nil {
@@ -64,34 +68,44 @@ func (r *Replica) accept() {
 			}
 			continue
 		}
-		select {
-		case slots <- struct{}{}:
-		default:
-			r.logger.Warn("too many connections", "limit", maxConnections, "from", conn.RemoteAddr())
-			conn.Close()
-			continue
+		if greeting.admit(conn) != nil {
+			r.refused.crowded.Add(1)
 		}
-		r.tasks.Go(func() {
-			defer func() { <-slots }()
-			r.serve(conn)
-		})
+		select { // what was closed for others ends soon
+		case greeting.slots <- struct{}{}:
+		case <-r.ctx.Done():
+			conn.Close()
+			return
+		}
+		r.tasks.Go(func() { r.serve(conn, greeting, slots) })
 	}
 }
 
-// serve finds out who is calling and talks to it until the connection ends.
-func (r *Replica) serve(conn net.Conn) {
-	defer conn.Close()
-	stop := r.closeWith(conn)
+// serve finds out who is calling and talks to it until the connection ends. It holds one of greeting's slots until
+// it knows, and then one of slots.
+func (r *Replica) serve(raw net.Conn, greeting *greetings, slots chan struct{}) {
+	defer raw.Close()
+	stop := r.closeWith(raw)
 	defer stop()
-	rd := wire.NewReader(conn)
-	hello, err := r.greet(conn, rd)
+	conn, rd, hello, err := r.meet(raw)
+	greeting.done(raw)
+	<-greeting.slots
 	if err != nil {
-		r.logger.Debug("connection refused", "from", conn.RemoteAddr(), "error", err)
+		r.refusedConnection(raw, err)
+		return
+	}
+	defer conn.Close()
+	select {
+	case slots <- struct{}{}:
+		defer func() { <-slots }()
+	default:
+		r.refused.crowded.Add(1)
+		r.logger.Warn("too many connections", "limit", maxConnections, "from", conn.RemoteAddr())
 		return
 	}
 	switch hello.Role {
 	case wire.RolePeer:
-		err = r.receive(conn, rd, cell.ID(hello.From))
+		err = r.receiveFrom(conn, rd, cell.ID(hello.From))
 	case wire.RoleAdmin:
 		err = r.serveAdmin(conn, rd)
 	default:
@@ -100,6 +114,20 @@ func (r *Replica) serve(conn net.Conn) {
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && r.ctx.Err() == nil {
 		r.logger.Info("connection ended", "from", conn.RemoteAddr(), "error", err)
 	}
+}
+
+// meet has a caller prove the cell's key and greet, in helloTimeout.
+func (r *Replica) meet(raw net.Conn) (net.Conn, *wire.Reader, wire.Hello, error) {
+	conn, err := r.secure(raw)
+	if err != nil {
+		return nil, nil, wire.Hello{}, err
+	}
+	rd := wire.NewReader(conn)
+	hello, err := r.greet(conn, rd)
+	if err != nil {
+		conn.Close()
+	}
+	return conn, rd, hello, err
 }
 
 // closeWith closes conn when the server ends.
@@ -115,12 +143,13 @@ func (r *Replica) closeWith(conn net.Conn) (stop func()) {
 	return func() { close(done) }
 }
 
-// greet reads the first frame and answers it.
+// greet reads the first frame and answers it. A deadline is set.
 func (r *Replica) greet(conn net.Conn, rd *wire.Reader) (wire.Hello, error) {
-	if err := conn.SetDeadline(time.Now().Add(helloTimeout)); err != nil {
-		return wire.Hello{}, err
-	}
 	h, err := rd.Next()
+	if errors.Is(err, wire.ErrTLS) {
+		w := wire.NewWriter(conn)
+		return wire.Hello{}, errors.Join(err, w.Goodbye(fmt.Sprintf("server %d has no cell key", r.opts.ID)), w.Flush())
+	}
 	if err != nil {
 		return wire.Hello{}, err
 	}
@@ -215,6 +244,7 @@ func (c *client) receive(rd *wire.Reader) error {
 		if err != nil {
 			return err
 		}
+		c.frames.Add(1)
 		switch h.Kind {
 		case wire.KindPropose:
 			p, err := c.takeProposal(rd, h, slab)
@@ -297,9 +327,18 @@ func (c *client) waitForRoom() bool {
 	defer c.mu.Unlock()
 	for !c.ended && (c.proposals >= maxClientProposals || c.bytes >= maxClientBytes ||
 		c.reads >= maxClientReads || c.out.waiting() >= maxClientReplies) {
+		c.waiting = true
 		c.room.Wait()
 	}
+	c.waiting = false
 	return !c.ended
+}
+
+// isWaiting says whether nothing is read from the client until there is room.
+func (c *client) isWaiting() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.waiting
 }
 
 func (c *client) signalRoom() {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss/agreement"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/auth"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/wire"
 )
@@ -16,12 +17,23 @@ import (
 const resolveEvery = 30 * time.Second
 
 // datagrams is the server's UDP port: heartbeats, votes and status queries, which bulk data must not
-// delay. A datagram that can't be sent is lost; agreement copes with that.
+// delay. A datagram that can't be sent is lost; agreement copes with that. With a cell key all are sealed, and
+// what is not is dropped and counted.
 type datagrams struct {
 	r     *Replica
 	conn  *net.UDPConn
 	addrs [cell.MaxServers]atomic.Pointer[netip.AddrPort]
-	buf   []byte // for send, which the Replica's lock guards
+	box   *auth.Box // nil in an open cell
+	// buf and sealed are for send, which the Replica's lock guards.
+	buf, sealed []byte
+}
+
+// seal seals plain, if the cell has a key, with dst for its memory.
+func (d *datagrams) seal(dst, plain []byte, to uint8) ([]byte, error) {
+	if d.box == nil {
+		return plain, nil
+	}
+	return d.box.Seal(dst[:0], plain, to)
 }
 
 func newDatagrams(r *Replica) (*datagrams, error) {
@@ -33,7 +45,14 @@ func newDatagrams(r *Replica) (*datagrams, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &datagrams{r: r, conn: conn, buf: make([]byte, 0, wire.MaxDatagram)}
+	d := &datagrams{r: r, conn: conn, buf: make([]byte, 0, wire.MaxDatagram),
+		sealed: make([]byte, 0, wire.MaxDatagram+auth.Overhead)}
+	if keys := r.opts.Cell.Auth; keys != nil {
+		if d.box, err = keys.Box(uint8(r.opts.ID)); err != nil {
+			conn.Close()
+			return nil, err
+		}
+	}
 	r.tasks.Go(d.resolve)
 	return d, nil
 }
@@ -92,6 +111,9 @@ func (d *datagrams) send(m *agreement.Outgoing) {
 		From: uint8(d.r.opts.ID), To: uint8(m.To), Stamp: uint64(m.Stamp), Echo: uint64(m.Echo),
 		Cell: d.r.place.identity.Load().Cell.Tag(),
 	}, &m.Message)
+	if err == nil {
+		b, err = d.seal(d.sealed, b, uint8(m.To))
+	}
 	if err != nil {
 		d.r.logger.Error("datagram", "error", err)
 		return
@@ -130,7 +152,7 @@ func (d *datagrams) takeNotice(dg *wire.Datagram) error {
 }
 
 func (d *datagrams) run() {
-	b := make([]byte, wire.MaxDatagram+1)
+	b := make([]byte, wire.MaxDatagram+auth.Overhead+1)
 	for {
 		n, from, err := d.conn.ReadFromUDPAddrPort(b)
 		if err != nil {
@@ -140,15 +162,23 @@ func (d *datagrams) run() {
 			continue // an ICMP error about a server that is down
 		}
 		if err := d.take(b[:n], from); err != nil {
+			d.r.refused.datagrams.Add(1)
 			d.r.logger.Debug("datagram refused", "from", from, "error", err)
 		}
 	}
 }
 
 func (d *datagrams) take(b []byte, from netip.AddrPort) error {
+	b, sender, err := d.open(b)
+	if err != nil || b == nil {
+		return err
+	}
 	dg, err := wire.ParseDatagram(b)
 	if err != nil {
 		return err
+	}
+	if d.box != nil && dg.From != sender {
+		return fmt.Errorf("%w: a datagram from server %d that %d has sealed", wire.ErrProtocol, dg.From, sender)
 	}
 	if dg.To != uint8(d.r.opts.ID) {
 		return fmt.Errorf("it is for server %d", dg.To)
@@ -159,9 +189,24 @@ func (d *datagrams) take(b []byte, from netip.AddrPort) error {
 	case wire.DatagramAnnounce:
 		return d.takeNotice(&dg)
 	case wire.DatagramStatus:
-		return d.answerStatus(&dg, from)
+		return d.answerStatus(&dg, len(b), from)
 	}
 	return nil
+}
+
+// open takes the seal off a datagram, if the cell has a key. What comes back is nil when the datagram only
+// introduced its sender.
+func (d *datagrams) open(b []byte) (plain []byte, sender uint8, err error) {
+	if d.box == nil {
+		return b, 0, nil
+	}
+	sender, plain, reply, err := d.box.Open(b)
+	if reply != nil && int(sender) < len(d.addrs) {
+		if to := d.addrs[sender].Load(); to != nil {
+			_, _ = d.conn.WriteToUDPAddrPort(reply, *to)
+		}
+	}
+	return plain, sender, err
 }
 
 func (d *datagrams) takeRaft(dg *wire.Datagram) error {
@@ -194,12 +239,19 @@ func (d *datagrams) takeRaft(dg *wire.Datagram) error {
 	return nil
 }
 
-// answerStatus answers a status query with a summary that fits a datagram.
-func (d *datagrams) answerStatus(q *wire.Datagram, to netip.AddrPort) error {
+// answerStatus answers a status query of size bytes with a summary that fits a datagram, but with no more bytes than it
+// had: in an open cell anybody may send one, in anybody's name.
+func (d *datagrams) answerStatus(q *wire.Datagram, size int, to netip.AddrPort) error {
 	report := d.r.Summary()
 	b, err := wire.AppendDatagram(nil, &wire.Datagram{Kind: wire.DatagramStatusReply,
 		From: uint8(d.r.opts.ID), To: q.From, Echo: q.Stamp, Body: report})
 	if err != nil {
+		return err
+	}
+	if len(b) > size {
+		return fmt.Errorf("%w: a question of %d bytes, and the answer has %d", wire.ErrProtocol, size, len(b))
+	}
+	if b, err = d.seal(nil, b, q.From); err != nil {
 		return err
 	}
 	_, err = d.conn.WriteToUDPAddrPort(b, to)

@@ -11,6 +11,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss/agreement"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/auth"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/release"
@@ -35,7 +36,12 @@ type peer struct {
 	mu     sync.Mutex
 	out    *outlet // of the present connection, or nil
 	closed bool
+
+	cause string // of run: why there is no connection, if that was logged
 }
+
+// errRefused is a server's refusal, in its own words.
+var errRefused = errors.New("refused")
 
 func newPeer(r *Replica, s cell.Server) *peer { return &peer{r: r, server: s} }
 
@@ -74,7 +80,7 @@ func (p *peer) run() {
 	for p.r.ctx.Err() == nil && !p.ended() {
 		conn, err := p.dial()
 		if err != nil {
-			p.r.logger.Debug("no connection", "server", p.server.ID, "error", err)
+			p.refused(err)
 			select {
 			case <-p.r.ctx.Done():
 				return
@@ -97,6 +103,22 @@ func (p *peer) run() {
 			p.r.drive(func(time.Duration) error { p.r.core.Node().Unreachable(p.server.ID); return nil })
 		}
 	}
+}
+
+// refused logs why there is no connection: loudly, but once, where keys don't fit, for that doesn't mend itself.
+func (p *peer) refused(err error) {
+	cause := ""
+	for _, known := range []error{auth.ErrMixed, auth.ErrStranger, errRefused} {
+		if errors.Is(err, known) {
+			cause = err.Error()
+		}
+	}
+	if cause != "" && cause != p.cause {
+		p.r.logger.Warn("no connection", "server", p.server.ID, "error", err)
+	} else {
+		p.r.logger.Debug("no connection", "server", p.server.ID, "error", err)
+	}
+	p.cause = cause
 }
 
 // use makes o the way to the other server. It reports false after close.
@@ -123,8 +145,7 @@ func (p *peer) attend(o *outlet) {
 func (p *peer) dial() (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(p.r.ctx, dialTimeout)
 	defer cancel()
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp", p.server.TCPAddr())
+	conn, err := p.r.opts.Cell.Auth.Dial(ctx, p.server.TCPAddr())
 	if err != nil {
 		return nil, err
 	}
@@ -163,7 +184,7 @@ func (p *peer) introduce(conn net.Conn) error {
 		return err
 	}
 	if h.Kind == wire.KindGoodbye {
-		return fmt.Errorf("refused: %s", body)
+		return fmt.Errorf("%w: %s", errRefused, body)
 	}
 	reply, err := wire.ParseHelloReply(body)
 	if err != nil {

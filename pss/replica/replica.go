@@ -13,6 +13,7 @@ import (
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss/admin"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/agreement"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/auth"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/disk"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/log"
@@ -23,8 +24,8 @@ import (
 
 // Named limits of the runtime.
 const (
-	maxConnections = 1024                // TCP connections taken at the same time
-	maxClients     = maxConnections - 64 // of them, clients'; the rest is for the other servers and for greetings
+	maxConnections = 1024                // TCP connections that have greeted, at the same time
+	maxClients     = maxConnections - 64 // of them, clients'; the rest is for the other servers
 	// The Default… are what stands for the zero values of Options.
 	DefaultCheckpointBytes = 64 << 20
 	DefaultOverlayBytes    = 256 << 20
@@ -49,7 +50,8 @@ type Options struct {
 	ScrubEvery time.Duration // from one scrub to the next; negative: only when it is asked for
 	ScrubRate  int64         // bytes a second that a scrub covers
 
-	Disk disk.FS // what Root is on; nil: the folder Root. Tests give a disk that can fail
+	Disk       disk.FS       // what Root is on; nil: the folder Root. Tests give a disk that can fail
+	ClientIdle time.Duration // after which a client that says nothing is dropped; zero stands for DefaultClientIdle
 }
 
 func (o Options) withDefaults() Options {
@@ -59,6 +61,7 @@ func (o Options) withDefaults() Options {
 	o.SegmentBytes = cmp.Or(o.SegmentBytes, DefaultSegmentBytes)
 	o.ScrubEvery = cmp.Or(o.ScrubEvery, DefaultScrubEvery)
 	o.ScrubRate = cmp.Or(o.ScrubRate, DefaultScrubRate)
+	o.ClientIdle = cmp.Or(o.ClientIdle, DefaultClientIdle)
 	return o
 }
 
@@ -91,6 +94,10 @@ type Replica struct {
 	tcp     net.Listener
 	udp     *datagrams
 
+	refused refusals
+	dialled peerConnections
+	causes  causes
+
 	maxClients int // maxClients, but in tests
 	clients    struct {
 		sync.Mutex
@@ -115,6 +122,10 @@ func Open(o Options) (*Replica, error) {
 		admins: make(chan struct{}, maxAdmins)}
 	r.clients.all = make(map[*client]struct{})
 	r.ctx, r.cancel = context.WithCancel(context.Background())
+	if o.Cell.Auth == nil {
+		r.logger.Warn("the cell is open: without a cell key anybody who reaches this server can read and change everything",
+			"key", auth.File(o.Cell.File))
+	}
 	if err := r.recover(); err != nil {
 		r.closeFiles()
 		return nil, fmt.Errorf("server %d, %s: %w", o.ID, o.Root, err)
@@ -261,6 +272,10 @@ func (r *Replica) run() {
 	r.tasks.Go(r.udp.run)
 	r.tasks.Go(r.tick)
 	r.tasks.Go(r.accept)
+	r.tasks.Go(r.watchClients)
+	if r.opts.Cell.Auth != nil {
+		r.tasks.Go(r.watchKeys)
+	}
 }
 
 // now is the time since the server started on a clock that only goes forward, also while the machine is suspended;

@@ -494,7 +494,7 @@ func TestStatus(t *testing.T) {
 	nc, err := net.Dial("udp", h.conf.Servers[m].UDPAddr())
 	check(t, err)
 	defer nc.Close()
-	q, err := wire.AppendDatagram(nil, &wire.Datagram{Kind: wire.DatagramStatus, From: wire.None, To: uint8(m), Stamp: 42})
+	q, err := wire.AppendQuestion(nil, &wire.Datagram{From: wire.None, To: uint8(m), Stamp: 42})
 	check(t, err)
 	_, err = nc.Write(q)
 	check(t, err)
@@ -620,7 +620,7 @@ func (h *house) garbageDatagrams(noise func(int) []byte) {
 		send(b)
 	}
 	// The datagrams are taken in order: this one's answer says that all were.
-	q, err := wire.AppendDatagram(nil, &wire.Datagram{Kind: wire.DatagramStatus, From: wire.None, To: 0})
+	q, err := wire.AppendQuestion(nil, &wire.Datagram{From: wire.None, To: 0})
 	check(h.t, err)
 	check(h.t, nc.SetReadDeadline(time.Now().Add(patience)))
 	send(q)

@@ -10,7 +10,7 @@ import (
 
 // MaxDatagram is the largest datagram in bytes: what every path carries in one packet, with room
 // for the sealing around it.
-const MaxDatagram = 1400
+const MaxDatagram = 1380
 
 // MaxDatagramBody is the largest body of a datagram in bytes.
 const MaxDatagramBody = MaxDatagram - datagramFixed - 4
@@ -26,7 +26,7 @@ type DatagramKind uint8
 // The kinds of datagrams.
 const (
 	DatagramRaft        DatagramKind = 1 // a raft message without entries and snapshot: AppendRaftHead, ParseRaft
-	DatagramStatus      DatagramKind = 2 // what to report, as text; empty for a summary
+	DatagramStatus      DatagramKind = 2 // what to report, as text padded with zeros; empty for a summary
 	DatagramStatusReply DatagramKind = 3 // the report, as text
 	DatagramAnnounce    DatagramKind = 4 // server to server: of founding and joining a cell; replica.Announce
 	datagramKinds       DatagramKind = 5
@@ -80,6 +80,19 @@ func sealDatagram(b []byte, base int) ([]byte, error) {
 		return b[:base], fmt.Errorf("%w: a datagram of %d bytes to be sent", ErrProtocol, len(b)-base+4)
 	}
 	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b[base:], castagnoli)), nil
+}
+
+// AppendQuestion appends a status query of full size, that of d with whatever Body it has: a server answers a
+// question with no more bytes than it had, so that who sends it under another's address gains nothing.
+func AppendQuestion(dst []byte, d *Datagram) ([]byte, error) {
+	base := len(dst)
+	q := *d
+	q.Kind = DatagramStatus
+	dst = append(appendDatagramHead(dst, &q), d.Body...)
+	if pad := MaxDatagramBody - len(d.Body); pad > 0 {
+		dst = append(dst, make([]byte, pad)...)
+	}
+	return sealDatagram(dst, base)
 }
 
 // ParseDatagram reads what AppendDatagram wrote, without copying the body.

@@ -92,3 +92,20 @@ func TestHeartbeatDoesNotAllocate(t *testing.T) {
 }
 
 var sampleHeartbeat = raftpb.Message{Type: raftpb.MsgHeartbeat, To: 3, From: 1, Term: 7, Commit: 5}
+
+// TestQuestion: a question has full size whatever it asks, and says what it asks.
+func TestQuestion(t *testing.T) {
+	for _, what := range []string{"", "members"} {
+		b, err := AppendQuestion(nil, &Datagram{From: None, To: 3, Stamp: 9, Body: []byte(what)})
+		if err != nil || len(b) != MaxDatagram {
+			t.Fatalf("%d bytes, %v", len(b), err)
+		}
+		d, err := ParseDatagram(b)
+		if err != nil || d.Kind != DatagramStatus || d.To != 3 || d.Stamp != 9 || string(bytes.TrimRight(d.Body, "\x00")) != what {
+			t.Errorf("%+v, %v", d, err)
+		}
+	}
+	if _, err := AppendQuestion(nil, &Datagram{Body: make([]byte, MaxDatagramBody+1)}); err == nil {
+		t.Error("a question that is too long")
+	}
+}

@@ -41,5 +41,5 @@
 //	-4  u32  CRC32C of everything before
 //
 // A Reader and a Writer work on any net.Conn, and datagrams are plain byte slices, so that
-// encryption can be put under both.
+// encryption is put under both (package auth).
 package wire

@@ -113,6 +113,9 @@ func (k Kind) known() bool { return int(k) < len(kinds) && kinds[k].name != "" }
 // its limit, an unknown kind or version. The connection they came from can't be used any further.
 var ErrProtocol = errors.New("protocol error")
 
+// ErrTLS is what comes of a caller that has a cell key where this side has none. It wraps ErrProtocol.
+var ErrTLS = fmt.Errorf("%w: the caller speaks TLS, as a party with a cell key does, and this side has no key", ErrProtocol)
+
 // Header is the fixed part of a frame.
 type Header struct {
 	Size   uint32 // bytes of the body
@@ -150,6 +153,9 @@ func ParseHeader(b []byte) (Header, error) {
 	}
 	switch {
 	case le.Uint32(b[28:]) != crc32.Checksum(b[:28], castagnoli):
+		if b[0] == 22 && b[1] == 3 { // a handshake record of TLS (RFC 8446 5.1)
+			return h, ErrTLS
+		}
 		return h, fmt.Errorf("%w: frame header checksum", ErrProtocol)
 	case b[5] != Version:
 		return h, fmt.Errorf("%w: frame of version %d", ErrProtocol, b[5])

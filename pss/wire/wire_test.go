@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -19,6 +20,7 @@ import (
 	"go.uber.org/goleak"
 	"pgregory.net/rapid"
 
+	"github.com/paxos-iscsi/paxos-iscsi/pss/auth"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/wire/socket"
 )
@@ -528,8 +530,23 @@ func TestSlabChunkReturns(t *testing.T) {
 }
 
 // TestTryFlush fills a connection that nobody reads with TryFlush until it has no room, has Flush go on,
-// and finds every frame whole and in order on the other side.
+// and finds every frame whole and in order on the other side: over TCP as it is, and with a cell key.
 func TestTryFlush(t *testing.T) {
+	t.Run("open", func(t *testing.T) { testTryFlush(t, nil) })
+	t.Run("key", func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), auth.FileName)
+		if _, err := auth.Generate(file); err != nil {
+			t.Fatal(err)
+		}
+		keys, err := auth.Load(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		testTryFlush(t, keys)
+	})
+}
+
+func testTryFlush(t *testing.T, keys *auth.Keys) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -545,6 +562,19 @@ func TestTryFlush(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer far.Close()
+	proved := make(chan error, 1)
+	go func() {
+		var err error
+		far, err = keys.Server(t.Context(), far)
+		proved <- err
+	}()
+	if near, err = keys.Client(t.Context(), near); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-proved; err != nil {
+		t.Fatal(err)
+	}
+	defer near.Close()
 	w := NewWriter(near)
 	w.Timeout = time.Minute
 	body := make([]byte, 300<<10)
@@ -595,5 +625,57 @@ func TestTryFlush(t *testing.T) {
 	}
 	if h, err := rd.Next(); err != nil || h.Kind != KindPong || h.Tag != 7 {
 		t.Fatalf("%+v, %v", h, err)
+	}
+}
+
+// TestKeptBytes: what a connection keeps of a TryFlush, Flush has it write, also when nothing else is left.
+func TestKeptBytes(t *testing.T) {
+	k := &keeper{}
+	w := NewWriter(k)
+	if err := w.Pong(1); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.TryFlush(); err != socket.ErrWouldBlock || w.Buffered() != 0 || k.kept != HeaderSize {
+		t.Fatalf("%v, %d bytes left, %d kept", err, w.Buffered(), k.kept)
+	}
+	for range 2 {
+		if err := w.Flush(); err != nil || k.kept != 0 || k.flushes != 1 {
+			t.Fatalf("%v, %d bytes kept after %d flushes", err, k.kept, k.flushes)
+		}
+	}
+}
+
+// keeper takes everything and keeps it until it may wait.
+type keeper struct {
+	net.Conn
+	kept, flushes int
+}
+
+func (k *keeper) SetWriteDeadline(time.Time) error { return nil }
+
+func (k *keeper) TryWrite(bufs [][]byte) (n int, err error) {
+	for _, b := range bufs {
+		n += len(b)
+	}
+	k.kept += n
+	return n, socket.ErrWouldBlock
+}
+
+func (k *keeper) WriteBuffers([][]byte) error {
+	k.kept = 0
+	k.flushes++
+	return nil
+}
+
+// TestTLSInClear: a caller with a key is told apart from noise where there is none.
+func TestTLSInClear(t *testing.T) {
+	hello := append([]byte{22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3}, make([]byte, HeaderSize)...)
+	_, err := ParseHeader(hello)
+	if !errors.Is(err, ErrTLS) || !errors.Is(err, ErrProtocol) {
+		t.Error(err)
+	}
+	hello[0] = 23
+	if _, err := ParseHeader(hello); errors.Is(err, ErrTLS) || !errors.Is(err, ErrProtocol) {
+		t.Error(err)
 	}
 }

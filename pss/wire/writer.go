@@ -29,15 +29,28 @@ type Writer struct {
 	Timeout time.Duration
 
 	conn    net.Conn
-	heads   []byte       // headers and copied bodies; heads[open:] is not in bufs yet
-	open    int          // index into heads
-	bufs    [][]byte     // what to write before heads[open:]
-	done    int          // of bufs, written by TryFlush
-	socket  *socket.Conn // set by the first TryFlush
-	size    int          // bytes of all
+	heads   []byte    // headers and copied bodies; heads[open:] is not in bufs yet
+	open    int       // index into heads
+	bufs    [][]byte  // what to write before heads[open:]
+	done    int       // of bufs, written by TryFlush
+	try     tryWriter // set by the first TryFlush
+	kept    bool      // the connection keeps bytes of the last TryFlush that it could not write
+	size    int       // bytes of all
 	vector  net.Buffers
 	scratch []byte
 	err     error // of the first Flush that failed
+}
+
+// tryWriter is a connection that writes without waiting: it takes as many bytes as it may, and returns how many.
+// With socket.ErrWouldBlock it may keep some of these for the next write.
+type tryWriter interface {
+	TryWrite(bufs [][]byte) (int, error)
+}
+
+// bufferWriter is a connection that writes many pieces better together than one by one: it makes records of
+// them. *net.TCPConn is known to net.Buffers instead.
+type bufferWriter interface {
+	WriteBuffers(bufs [][]byte) error
 }
 
 // NewWriter returns a Writer to conn.
@@ -109,9 +122,10 @@ func (w *Writer) cut() {
 // Flush writes everything collected with as few system calls as the system's vector allows. After an
 // error the connection is of no further use and every later Flush returns the same error.
 func (w *Writer) Flush() error {
-	if w.size == 0 || w.err != nil {
+	if w.size == 0 && !w.kept || w.err != nil {
 		return w.err
 	}
+	w.kept = false
 	w.cut()
 	if w.Timeout > 0 {
 		if err := w.conn.SetWriteDeadline(time.Now().Add(w.Timeout)); err != nil {
@@ -119,10 +133,14 @@ func (w *Writer) Flush() error {
 		}
 	}
 	if w.err == nil {
-		w.vector = net.Buffers(w.bufs[w.done:])
-		_, w.err = w.vector.WriteTo(w.conn)
-		w.vector = nil
-		if w.socket != nil && w.Timeout > 0 && w.err == nil {
+		if b, ok := w.conn.(bufferWriter); ok {
+			w.err = b.WriteBuffers(w.bufs[w.done:])
+		} else {
+			w.vector = net.Buffers(w.bufs[w.done:])
+			_, w.err = w.vector.WriteTo(w.conn)
+			w.vector = nil
+		}
+		if w.try != nil && w.Timeout > 0 && w.err == nil {
 			// A deadline that passes meanwhile would end the next TryFlush.
 			w.err = w.conn.SetWriteDeadline(time.Time{})
 		}
@@ -133,30 +151,39 @@ func (w *Writer) Flush() error {
 
 // TryFlush is Flush for those who must not wait: it writes as much as the connection has room for. If
 // that is not everything it returns socket.ErrWouldBlock; the rest stays, for Flush and nothing else to
-// go on with. On a connection that is not TCP it writes nothing.
+// go on with. On a connection that can't do without waiting it writes nothing.
 func (w *Writer) TryFlush() error {
 	if w.size == 0 || w.err != nil {
 		return w.err
 	}
-	if w.socket == nil {
-		if w.socket = socket.Of(w.conn); w.socket == nil {
-			return socket.ErrWouldBlock
-		}
+	if w.try == nil && !w.findTry() {
+		return socket.ErrWouldBlock
 	}
 	w.cut()
 	for w.done < len(w.bufs) {
-		n, err := w.socket.TryWrite(w.bufs[w.done:])
+		n, err := w.try.TryWrite(w.bufs[w.done:])
+		w.consume(n)
 		if err == socket.ErrWouldBlock {
+			w.kept = true
 			return err
 		}
 		if err != nil {
 			w.err = err
 			break
 		}
-		w.consume(n)
 	}
 	w.Reset()
 	return w.err
+}
+
+// findTry sets try, if the connection has a way to write without waiting.
+func (w *Writer) findTry() bool {
+	if t, ok := w.conn.(tryWriter); ok {
+		w.try = t
+	} else if s := socket.Of(w.conn); s != nil {
+		w.try = s
+	}
+	return w.try != nil
 }
 
 // consume notes that n bytes were written.
