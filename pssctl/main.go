@@ -16,6 +16,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 	app := console.NewApp("pssctl", "look after a cell of the Paxos Storage Service", stdout, stderr)
 	app.Description = console.ExitText
 	app.EnableBashCompletion = true
+	app.Action = unknown
 	app.Commands = []*cli.Command{
 		statusCommand(), explainCommand(), topCommand(),
 		volumeCommand(), treeCommand(),
@@ -25,6 +26,14 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		completionCommand(),
 	}
 	return app
+}
+
+// unknown is the action of a command that is nothing without a sub-command.
+func unknown(c *cli.Context) error {
+	if c.NArg() == 0 {
+		return console.Usagef("a command is wanted")
+	}
+	return console.Usagef("there is no command %q", c.Args().First())
 }
 
 // command is a sub-command with the options that all have.

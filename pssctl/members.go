@@ -16,7 +16,7 @@ func membersCommand() *cli.Command {
 		&cli.IntFlag{Name: "udp", Usage: "UDP `PORT`; 4000+ID by default"},
 		&cli.IntFlag{Name: "tcp", Usage: "TCP `PORT`; 4010+ID by default"},
 	}
-	return &cli.Command{Name: "members", Usage: "who belongs to the cell, and changing that while it works", HideHelpCommand: true,
+	return &cli.Command{Name: "members", Usage: "who belongs to the cell, and changing that while it works", HideHelpCommand: true, Action: unknown,
 		Subcommands: []*cli.Command{
 			command("list", "the members as the cell has agreed on them", " ", listMembers, console.JSONFlag()),
 			command("add", "let a further server join; put it into every server.conf, too", "ID HOST", placeMember(admin.MethodAdd), ports...),

@@ -17,7 +17,7 @@ import (
 )
 
 func volumeCommand() *cli.Command {
-	return &cli.Command{Name: "volume", Usage: "make, list, grow and delete volumes", HideHelpCommand: true, Subcommands: []*cli.Command{
+	return &cli.Command{Name: "volume", Usage: "make, list, grow and delete volumes", HideHelpCommand: true, Action: unknown, Subcommands: []*cli.Command{
 		command("list", "all volumes with their sizes", " ", listVolumes, console.JSONFlag()),
 		command("show", "one volume", "VOLUME", showVolume, console.JSONFlag()),
 		command("create", "make a thin volume; SIZE as in 1T", "VOLUME SIZE", createVolume),
@@ -148,7 +148,13 @@ func createVolume(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		return client.CreateVolume(ctx, c.Args().First(), n)
+		err = client.CreateVolume(ctx, c.Args().First(), n)
+		var other *pss.SizeError
+		if errors.As(err, &other) {
+			return fmt.Errorf("volume %q exists with %s, not %s: %w", c.Args().First(),
+				console.SizeText(other.Have), console.SizeText(other.Asked), pss.ErrExists)
+		}
+		return err
 	})
 }
 
@@ -157,6 +163,13 @@ func growVolume(c *cli.Context) error {
 		n, err := size(c.Args().Get(1))
 		if err != nil {
 			return err
+		}
+		node, err := client.Stat(ctx, c.Args().First())
+		if err != nil {
+			return err
+		}
+		if node.Kind == op.KindVolume && int64(node.Bytes) > n {
+			return fmt.Errorf("volume %q has %s: it can't become smaller", c.Args().First(), console.SizeText(int64(node.Bytes)))
 		}
 		return client.GrowVolume(ctx, c.Args().First(), n)
 	})

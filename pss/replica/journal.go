@@ -70,6 +70,11 @@ type journalHandler struct {
 	group string
 }
 
+// Enabled implements slog.Handler: the journal has what an operator asks for afterwards, whatever the log is set to.
+func (h journalHandler) Enabled(ctx context.Context, level slog.Level) bool {
+	return level >= slog.LevelInfo || h.Handler.Enabled(ctx, level)
+}
+
 // Handle writes the record to the journal, and to the handler below if that wants it.
 func (h journalHandler) Handle(ctx context.Context, r slog.Record) error {
 	var b strings.Builder
@@ -84,6 +89,9 @@ func (h journalHandler) Handle(ctx context.Context, r slog.Record) error {
 		text = text[:maxJournalText]
 	}
 	h.j.add(admin.LogLine{UnixNano: r.Time.UnixNano(), Level: r.Level.String(), Text: strings.ToValidUTF8(text, "?")})
+	if !h.Handler.Enabled(ctx, r.Level) {
+		return nil
+	}
 	return h.Handler.Handle(ctx, r)
 }
 
