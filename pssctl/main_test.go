@@ -46,6 +46,7 @@ func same(c *testcell.Cell, text string) string {
 	}
 	for _, r := range [][2]string{
 		{`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)?`, "TIME"},
+		{`(?m)^pssctl: server \d: `, "pssctl: server M: "},
 		{`(?m)^ *\d+ \?        \S+ +\d+:\d\d`, "PID ?        Sl TIME"},
 	} {
 		text = regexp.MustCompile(r[0]).ReplaceAllString(text, r[1])
