@@ -119,7 +119,7 @@ func (c *Cell) Ended(id cell.ID) {
 // patience is how long a test waits for what must come.
 const patience = 30 * time.Second
 
-// Master waits until there is one that everybody knows.
+// Master waits until there is one that everybody knows, and that has heard of everybody.
 func (c *Cell) Master() cell.ID {
 	c.t.Helper()
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
@@ -131,10 +131,28 @@ func (c *Cell) Master() cell.ID {
 				agreed++
 			}
 		}
+		if master != nil && !c.heard(*master) {
+			continue
+		}
 		if agreed == len(c.servers) && agreed > 0 {
 			return *master
 		}
 	}
 	c.t.Fatal("no master")
 	return 0
+}
+
+// heard says whether the master knows of all servers that run that they answer.
+func (c *Cell) heard(master cell.ID) bool {
+	r := c.servers[master]
+	if r == nil {
+		return false
+	}
+	active := 0
+	for _, m := range r.Status().Members {
+		if m.Active && c.servers[m.ID] != nil {
+			active++
+		}
+	}
+	return active == len(c.servers)
 }
