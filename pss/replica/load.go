@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss/admin"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/metrics"
 )
 
 // maxCounted is how many objects a server counts the work on; what is done to more is counted for the client only.
@@ -40,8 +41,11 @@ func (c *counts) snapshot() admin.Counts {
 	}
 }
 
-// loads has the counts of each object that something was done to.
+// loads has the counts of each object that something was done to, and how long everything took.
 type loads struct {
+	reads  metrics.Histogram
+	writes metrics.Histogram
+
 	mu       sync.RWMutex
 	byObject map[uint64]*counts // maxCounted at most
 }
@@ -70,6 +74,7 @@ func (l *loads) of(object uint64) *counts {
 func (c *client) countRead(object uint64, bytes int, since time.Duration) {
 	d := c.r.now() - since
 	c.load.read(bytes, d)
+	c.r.loads.reads.Add(d)
 	if o := c.r.loads.of(object); o != nil {
 		o.read(bytes, d)
 	}
@@ -79,6 +84,7 @@ func (c *client) countRead(object uint64, bytes int, since time.Duration) {
 func (c *client) countWrite(reply *Reply) {
 	d := c.r.now() - reply.Since
 	c.load.write(reply.Bytes, d)
+	c.r.loads.writes.Add(d)
 	if reply.Object == 0 {
 		return // sessions and names
 	}
