@@ -8,6 +8,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/paxos-iscsi/paxos-iscsi/pssctl/console"
+	"github.com/paxos-iscsi/paxos-iscsi/pssctl/web"
 )
 
 func main() { os.Exit(console.Main(newApp(os.Stdout, os.Stderr), os.Args)) }
@@ -23,7 +24,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		membersCommand(), masterCommand(), shutdownCommand(), checkpointCommand(),
 
 		logCommand(), processesCommand(), socketsCommand(),
-		completionCommand(),
+		web.Command(), completionCommand(),
 	}
 	return app
 }

@@ -220,15 +220,6 @@ func TestTop(t *testing.T) {
 	}
 }
 
-func TestRates(t *testing.T) {
-	a := admin.Counts{Reads: 10, ReadBytes: 40_000, ReadNanos: 1e6, Writes: 5}
-	b := admin.Counts{Reads: 30, ReadBytes: 4_040_000, ReadNanos: 21e6, Writes: 5}
-	f := rate("v", a, b, 2)
-	if f.ReadIOPS != 10 || f.ReadMBs != 2 || f.ReadMS != 1 || f.WriteIOPS != 0 || f.WriteMS != 0 {
-		t.Errorf("%+v", f)
-	}
-}
-
 func TestCompletion(t *testing.T) {
 	for shell := range completions() {
 		var out bytes.Buffer

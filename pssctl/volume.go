@@ -57,12 +57,11 @@ type entry struct {
 	Kind     string    `json:"kind"`
 	Bytes    uint64    `json:"bytes"`
 	Modified time.Time `json:"modified"`
-	object   uint64
 }
 
 func entryOf(folder string, n op.Node) entry {
 	kind := map[op.NodeKind]string{op.KindDir: "folder", op.KindFile: "file", op.KindVolume: "volume"}[n.Kind]
-	return entry{path.Join("/", folder, n.Name), kind, n.Bytes, time.Unix(0, int64(n.Modified)).UTC(), n.Object}
+	return entry{path.Join("/", folder, n.Name), kind, n.Bytes, time.Unix(0, int64(n.Modified)).UTC()}
 }
 
 // walk calls visit for all nodes below folder, each folder before what is in it. The folders inside a volume, which

@@ -97,10 +97,11 @@ func (c *Cell) judge(s *Server) (Problem, bool) {
 			Risk:  "one copy of the data less until it is level",
 			Next:  "pssctl status, until it is done",
 		}, true
-	case len(st.Health) > 0:
+	case len(c.complaints(st)) > 0:
+		words := c.complaints(st)
 		return Problem{
-			What:  fmt.Sprintf("server %d: %s", s.ID, st.Health[0]),
-			Cause: strings.Join(st.Health, "; "),
+			What:  fmt.Sprintf("server %d: %s", s.ID, words[0]),
+			Cause: strings.Join(words, "; "),
 			Risk:  "see docs/operations.md",
 			Next:  fmt.Sprintf("pssctl log %d", s.ID),
 		}, true
@@ -113,6 +114,30 @@ func (c *Cell) judge(s *Server) (Problem, bool) {
 		}, true
 	}
 	return Problem{}, false
+}
+
+// complaints are what a server finds not well, but what is a problem of its own here: servers that nobody can reach,
+// and a cell without a majority.
+func (c *Cell) complaints(st *admin.Status) []string {
+	var words []string
+	for _, w := range st.Health {
+		var id cell.ID
+		if n, _ := fmt.Sscanf(w, "server %d does not answer", &id); n == 1 && c.silent(id) ||
+			!c.Majority && strings.HasPrefix(w, "no master is known") {
+			continue
+		}
+		words = append(words, w)
+	}
+	return words
+}
+
+func (c *Cell) silent(id cell.ID) bool {
+	for _, s := range c.Servers {
+		if s.ID == id {
+			return s.Status == nil
+		}
+	}
+	return true
 }
 
 // disagreements are what servers tell differently that should be the same everywhere.
