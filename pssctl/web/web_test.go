@@ -197,7 +197,7 @@ func work(t *testing.T, client *pss.Cell) (stop func()) {
 }
 
 // browseTime is how long the browser looks at the page, by a clock that stands still while it waits for an answer.
-const browseTime = 40 * time.Second
+const browseTime = 10 * time.Second
 
 func browse(t *testing.T, browser, url string, options ...string) string {
 	t.Helper()
