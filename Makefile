@@ -9,7 +9,7 @@ export CGO_ENABLED ?= 0
 GOFLAGS ?= -trimpath
 LDFLAGS := -s -w
 
-PROGRAMS := $(BIN)/PFSserver $(BIN)/createISCSIVol $(BIN)/tgtd $(BIN)/tgtadm $(BIN)/tgt-admin
+PROGRAMS := $(BIN)/PFSserver $(BIN)/pssctl $(BIN)/PSSAdmin $(BIN)/PFSProbe $(BIN)/PSSShutdown $(BIN)/createISCSIVol $(BIN)/tgtd $(BIN)/tgtadm $(BIN)/tgt-admin
 
 .PHONY: all build run test tools lint unit race fuzz sim e2e bench clean $(PROGRAMS)
 
@@ -18,6 +18,10 @@ all: build
 build: $(PROGRAMS)
 
 $(BIN)/PFSserver:      PKG := ./pss/server
+$(BIN)/pssctl:         PKG := ./pssctl
+$(BIN)/PSSAdmin:       PKG := ./pssctl/PSSAdmin
+$(BIN)/PFSProbe:       PKG := ./pssctl/PFSProbe
+$(BIN)/PSSShutdown:    PKG := ./pssctl/PSSShutdown
 $(BIN)/createISCSIVol: PKG := ./pssctl/createISCSIVol
 $(BIN)/tgtd:           PKG := ./tgtd
 $(BIN)/tgtadm:         PKG := ./tgtadm

@@ -151,3 +151,7 @@ func raftError(err error) error {
 	}
 	return err
 }
+
+// Tail tells how many of the newest entries are kept in memory for servers that are behind, and how many bytes
+// of data they have.
+func (n *Node) Tail() (entries, bytes int) { return len(n.store.tail), n.store.tailBytes }

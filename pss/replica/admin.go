@@ -40,6 +40,12 @@ func adminMethods() map[string]adminMethod {
 		admin.MethodHandOver:   {do: adminHandOver},
 		admin.MethodShutdown:   {do: adminShutdown},
 		admin.MethodCheckpoint: {do: adminCheckpoint},
+		admin.MethodProcess:    {do: adminProcess},
+		admin.MethodSockets:    {do: adminSockets},
+		admin.MethodLog:        {do: adminLog, timeout: adminNoLimit},
+		admin.MethodProbe:      {do: adminProbe},
+		admin.MethodLoad:       {do: adminLoad},
+		admin.MethodPeers:      {do: adminPeers},
 	}
 }
 

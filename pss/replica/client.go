@@ -31,6 +31,11 @@ type client struct {
 	r    *Replica
 	conn net.Conn
 	out  *outlet
+
+	session  uint64 // as it introduced itself
+	software string
+	load     counts
+
 	// refused is set with the first operation that is answered with NotMaster, and refuses all later
 	// ones of this connection: none may overtake those the client sends again elsewhere, or here, under
 	// a new epoch. The Replica's lock guards it.
@@ -109,7 +114,7 @@ func (r *Replica) serve(raw net.Conn, greeting *greetings, slots chan struct{}) 
 	case wire.RoleAdmin:
 		err = r.serveAdmin(conn, rd)
 	default:
-		err = r.serveClient(conn, rd)
+		err = r.serveClient(conn, rd, &hello)
 	}
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && r.ctx.Err() == nil {
 		r.logger.Info("connection ended", "from", conn.RemoteAddr(), "error", err)
@@ -193,8 +198,8 @@ func (r *Replica) refuse(h *wire.Hello) string {
 	return ""
 }
 
-func (r *Replica) serveClient(conn net.Conn, rd *wire.Reader) error {
-	c := &client{r: r, conn: conn}
+func (r *Replica) serveClient(conn net.Conn, rd *wire.Reader, hello *wire.Hello) error {
+	c := &client{r: r, conn: conn, session: hello.From, software: hello.Software}
 	c.room.L = &c.mu
 	c.out = newOutlet(conn, &r.pool, c.signalRoom)
 	var writer sync.WaitGroup
@@ -298,7 +303,7 @@ func (c *client) takeProposal(rd *wire.Reader, h wire.Header, slab *wire.Slab) (
 	if err != nil {
 		return Proposal{}, err
 	}
-	return Proposal{Origin: Origin{Client: c, Tag: h.Tag}, Op: b}, nil
+	return Proposal{Origin: Origin{Client: c, Tag: h.Tag, Object: o.Object, Since: c.r.now()}, Op: b}, nil
 }
 
 func (c *client) propose(batch []Proposal) {
@@ -374,7 +379,7 @@ func (c *client) takeRead(rd *wire.Reader, h wire.Header) (int, error) {
 	// from the store as it is now or later.
 	if now := c.r.now(); now < c.r.core.Lease() {
 		watched := c.readSince.CompareAndSwap(0, int64(now))
-		c.read(h.Tag, q)
+		c.read(h.Tag, q, now)
 		if watched {
 			c.readSince.Store(0)
 		}
@@ -382,7 +387,7 @@ func (c *client) takeRead(rd *wire.Reader, h wire.Header) (int, error) {
 	}
 	c.count(1, int(q.Length))
 	c.r.drive(func(now time.Duration) error {
-		c.r.core.Ask(now, Read{Origin: Origin{Client: &pendingRead{c, q}, Tag: h.Tag}})
+		c.r.core.Ask(now, Read{Origin: Origin{Client: &pendingRead{c, q}, Tag: h.Tag, Since: now}})
 		return nil
 	})
 	return int(q.Length), nil
@@ -397,11 +402,11 @@ func (c *client) count(reads, bytes int) {
 	c.room.Signal()
 }
 
-// read reads blocks and adds the reply.
-func (c *client) read(tag uint64, q wire.Read) { c.readOnce(tag, q, nil) }
+// read reads blocks for a client that asked at a time, and adds the reply.
+func (c *client) read(tag uint64, q wire.Read, since time.Duration) { c.readOnce(tag, q, since, nil) }
 
 // readOnce is read; again is set when the read is repeated after a repair.
-func (c *client) readOnce(tag uint64, q wire.Read, again *damagedRead) {
+func (c *client) readOnce(tag uint64, q wire.Read, since time.Duration, again *damagedRead) {
 	size, _, ok := c.r.core.Machine().Object(q.Object)
 	if !ok {
 		c.out.end(c.out.begin().ReadReply(tag, op.NotFound, nil, nil))
@@ -430,7 +435,7 @@ func (c *client) readOnce(tag uint64, q wire.Read, again *damagedRead) {
 	var damage *store.DamageError
 	if errors.As(err, &damage) {
 		if again == nil {
-			again = &damagedRead{c: c, tag: tag, q: q}
+			again = &damagedRead{c: c, tag: tag, q: q, since: since}
 		}
 		c.repairRead(again, damage)
 		return
@@ -443,6 +448,7 @@ func (c *client) readOnce(tag uint64, q wire.Read, again *damagedRead) {
 	err = w.ReadReply(tag, op.OK, b[:head], b[head:])
 	c.out.own(b)
 	c.out.end(err)
+	c.countRead(q.Object, n, since)
 }
 
 func (c *client) takeQuery(rd *wire.Reader, h wire.Header) error {
@@ -494,6 +500,7 @@ func (c *client) answer(reply *Reply) {
 		err = w.NotMaster(reply.Tag, masterOf(c.r.core.View()))
 	} else {
 		err = w.Result(reply.Tag, reply.Result)
+		c.countWrite(reply)
 	}
 	c.out.end(err)
 	c.mu.Lock()
@@ -515,10 +522,10 @@ func (c *client) answerRead(reply *Reply, q wire.Read) {
 		c.out.signal()
 		return
 	}
-	tag := reply.Tag
+	tag, since := reply.Tag, reply.Since
 	c.r.tasks.Go(func() { // the disk may be slow, and the caller holds the Replica's lock
 		watched := c.readSince.CompareAndSwap(0, int64(c.r.now()))
-		c.read(tag, q)
+		c.read(tag, q, since)
 		if watched {
 			c.readSince.Store(0)
 		}

@@ -51,10 +51,12 @@ type Config struct {
 	CheckpointEvery time.Duration
 }
 
-// Origin tells who asked and under which tag, for the reply. Client belongs to the caller.
+// Origin tells who asked and under which tag, for the reply. All of it belongs to the caller.
 type Origin struct {
 	Client any
 	Tag    uint64
+	Object uint64        // that the operation is for, to be counted; 0 for none
+	Since  time.Duration // when it came
 }
 
 // Proposal is an operation that a client asks for. Op is the whole operation, parsed and checked by

@@ -322,6 +322,7 @@ func (r *Replica) check(m *raftpb.Message, from cell.ID) error {
 		return fmt.Errorf("%w: %v from member %d to member %d on server %d's connection",
 			wire.ErrProtocol, m.Type, m.From, m.To, from)
 	}
+	r.heard[from].Store(time.Now().UnixNano())
 	for i := range m.Entries {
 		e := &m.Entries[i]
 		if e.Type != raftpb.EntryNormal || len(e.Data) == 0 {

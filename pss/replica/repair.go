@@ -233,10 +233,11 @@ func (q *repairs) ask(id cell.ID, ref ChunkRef, bad *store.Blocks) (ahead bool, 
 
 // damagedRead is a client's read that waits for a repair.
 type damagedRead struct {
-	c    *client
-	tag  uint64
-	q    wire.Read
-	seen int // damage met so far
+	c     *client
+	tag   uint64
+	q     wire.Read
+	since time.Duration // when the client asked
+	seen  int           // damage met so far
 }
 
 // repairRead has the damage that a read met repaired, and the read repeated.
@@ -254,7 +255,7 @@ func (d *damagedRead) again(err error) {
 		return
 	}
 	d.c.r.tasks.Go(func() {
-		d.c.readOnce(d.tag, d.q, d)
+		d.c.readOnce(d.tag, d.q, d.since, d)
 		d.c.count(-1, -int(d.q.Length))
 		d.c.out.signal()
 	})

@@ -9,6 +9,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss/admin"
@@ -67,16 +68,19 @@ func (o Options) withDefaults() Options {
 
 // Replica is one server of a cell: a Core with its log, its store, its clock and its sockets around it.
 type Replica struct {
-	opts   Options
-	self   cell.Server
-	logger *slog.Logger
-	start  time.Duration              // on bootClock
-	fs     disk.FS                    // of the root
-	rooted interface{ Close() error } // the lock on the root
-	log    *log.Log
-	store  *store.Store
-	pool   bufferPool
-	slabs  *wire.SlabPool
+	opts    Options
+	self    cell.Server
+	logger  *slog.Logger // writes to the journal, too
+	journal *journal
+	loads   loads
+	heard   [cell.MaxServers]atomic.Int64 // unix nanoseconds: when something last came from each server
+	start   time.Duration                 // on bootClock
+	fs      disk.FS                       // of the root
+	rooted  interface{ Close() error }    // the lock on the root
+	log     *log.Log
+	store   *store.Store
+	pool    bufferPool
+	slabs   *wire.SlabPool
 	// touched lends lists of outlets (*[]*outlet) to drive.
 	touched sync.Pool
 
@@ -117,7 +121,9 @@ func Open(o Options) (*Replica, error) {
 	if !ok {
 		return nil, fmt.Errorf("%s has no record of server %d", o.Cell.File, o.ID)
 	}
-	r := &Replica{opts: o, self: self, logger: o.Logger, start: bootClock(), slabs: wire.NewSlabPool(),
+	journal := newJournal()
+	o.Logger = slog.New(journalHandler{Handler: o.Logger.Handler(), j: journal})
+	r := &Replica{opts: o, self: self, logger: o.Logger, journal: journal, start: bootClock(), slabs: wire.NewSlabPool(),
 		place: newPlace(), maxClients: maxClients,
 		admins: make(chan struct{}, maxAdmins)}
 	r.clients.all = make(map[*client]struct{})

@@ -62,6 +62,9 @@ func (r *Replica) report() admin.Status {
 	return rep
 }
 
+// Status is what the server tells of itself.
+func (r *Replica) Status() admin.Status { return r.report() }
+
 // Report is the answer to a status request, an admin.Status in JSON.
 func (r *Replica) Report() []byte {
 	b, err := json.Marshal(r.report())

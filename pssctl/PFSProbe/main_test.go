@@ -1,0 +1,60 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/paxos-iscsi/paxos-iscsi/pss"
+	"github.com/paxos-iscsi/paxos-iscsi/pssctl/console"
+	"github.com/paxos-iscsi/paxos-iscsi/pssctl/testcell"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// run runs the command with these arguments.
+func run(t *testing.T, c *testcell.Cell, line string) (stdout, stderr string, status int) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	status = console.Run(t.Context(), newApp(&out, &errs), append([]string{"PFSProbe", "--conf", c.File}, strings.Fields(line)...))
+	return out.String(), errs.String(), status
+}
+
+func TestProbe(t *testing.T) {
+	c := testcell.Start(t, 0, 1, 2)
+	m := c.Master()
+	client, err := pss.Open(c.Conf, pss.Options{Software: "a test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if _, err := client.WriteFile(t.Context(), "/a", strings.NewReader("content")); err != nil {
+		t.Fatal(err)
+	}
+	for kind, want := range map[string]string{
+		"accept":    `### Accept ###\nClientId \[127.0.0.1:\d+\] Session=[0-9a-f]{16} Seq=\d+ Reuse=1\nCnt=\d+ Opened=2 Start=\d+ End=\d+ Reply=\d+ Bytes=\d+ Software=a test\n=== Accept\(END\) ===\n`,
+		"outbound":  `### OUT_OF_BAND Cnt=\d+ Mem=\d+\(\d+\) ###\n=== Overlay Mem=\d+\(\d+\) ===\n=== OUT_OF_BAND\(END\) ===\n`,
+		"outofband": `### OUT_OF_BAND Cnt=`,
+		"fd":        `### FdCache Cnt=\d+ FdMax=\d+ ###\n(e_Cnt=\d+ Name\[a\] Path\[data/.*\] Object=\d+\n)*=== FdCache\(END\) ===\n`,
+		"meta":      `### FdMetaCache Cnt=\d+ FdMax=\d+ ###\n`,
+		"block":     `### BlockCache Cnt=\d+ Max=\d+ SegSize=4096 bCksum=1 ###\n=== BlockCache\(END\) ===\n`,
+	} {
+		out, stderr, status := run(t, c, fmt.Sprintf("%d %s", m, kind))
+		if status != 0 || !regexp.MustCompile("^"+want).MatchString(out) {
+			t.Errorf("%s: status %d, %s\n%s", kind, status, stderr, out)
+		}
+	}
+	// On another server the session is known, and not connected.
+	if out, _, status := run(t, c, fmt.Sprintf("%d accept", (m+1)%3)); status != 0 || !strings.Contains(out, "Opened=") {
+		t.Errorf("status %d\n%s", status, out)
+	}
+	for line, want := range map[string]int{"0": console.ExitUsage, "0 nonsense": console.ExitUsage, "8 fd": console.ExitUsage, "7 fd": console.ExitFailed} {
+		if _, stderr, status := run(t, c, line); status != want || stderr == "" {
+			t.Errorf("%q: status %d, %s", line, status, stderr)
+		}
+	}
+}

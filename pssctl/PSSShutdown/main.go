@@ -1,0 +1,52 @@
+// Command PSSShutdown stops one server of a cell (M22). A master hands the mastership over first. It is
+// quiet when it succeeds.
+package main
+
+import (
+	"io"
+	"os"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/paxos-iscsi/paxos-iscsi/pss/admin"
+	"github.com/paxos-iscsi/paxos-iscsi/pssctl/console"
+)
+
+func main() { os.Exit(console.Main(newApp(os.Stdout, os.Stderr), os.Args)) }
+
+// abort is the comment that means: at once. The original's tool knew it.
+const abort = "ABORT"
+
+func newApp(stdout, stderr io.Writer) *cli.App {
+	app := console.NewApp("PSSShutdown", "stop a server of a cell", stdout, stderr)
+	app.UsageText = "PSSShutdown [--conf FILE] [--timeout TIME] ID [COMMENT...]"
+	app.Description = "COMMENT goes to the server's log. The comment " + abort + " stops the server at once, as a crash would, which loses\n" +
+		"nothing. " + console.ExitText
+	app.Flags = console.Flags()
+	app.Action = stop
+	return app
+}
+
+func stop(c *cli.Context) error {
+	if c.NArg() == 0 {
+		return console.Usagef("the id of a server is wanted")
+	}
+	conf, err := console.Conf(c)
+	if err != nil {
+		return err
+	}
+	s, err := console.ID(conf, c.Args().First())
+	if err != nil {
+		return err
+	}
+	ctx, cancel := console.Bound(c)
+	defer cancel()
+	conn, err := admin.Dial(ctx, conf, s.ID)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	comment := strings.Join(c.Args().Tail(), " ")
+	return conn.Call(ctx, admin.MethodShutdown, admin.ShutdownArgs{Abort: comment == abort, Comment: comment}, nil)
+}
