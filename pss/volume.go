@@ -42,6 +42,8 @@ type Request struct {
 
 	volume   *Volume // nil for opPropose, opQuery and the data of files
 	header   op.Header
+	session  uint64   // of the call settled last
+	bound    uint64   // opPropose: makes sense in this session only; 0 for any
 	args     []byte   // opPropose
 	query    op.Query // opQuery
 	answer   op.Answer

@@ -55,7 +55,7 @@ type Code uint8
 const (
 	_               Code = iota
 	Nop                  // nothing; the effect is its place in the log
-	SessionOpen          // session, epoch: make the session, or raise its epoch; older epochs are refused from here on
+	SessionOpen          // session, epoch, length (the lease in ms): make the session, or raise its epoch; older ones are refused from here on
 	SessionClose         // session, epoch: forget it; its number can't be opened again
 	Mkdir                // path: make the folder and its parents; a folder that is there already is success
 	Rmdir                // path: remove an empty folder
@@ -73,11 +73,26 @@ const (
 	CompareAndWrite      // object, token, offset; payload: what must be there, and what to write
 	Flush                // object, token: everything before it is durable (it always is); a barrier in the log
 	AttrSet              // object, token, flags, name, version; payload: set or remove a volume's attribute. See attr.go
+	SessionExpire        // sessions with their epochs: end those whose lease is over. Only the master proposes it
+	LockTake             // name, object (a handle), flags: take a lock, or wait for it. Again with the same handle: ask how it stands
+	LockRelease          // name, object: give a lock back, or wait for it no more
+	QueuePost            // name; payload: append a message, answers with its number
+	QueueTake            // name, object: reserve the first message that nobody has, or wait for one. Again: ask how it stands
+	QueueAck             // name, object: remove the message that was reserved, or wait for it no more
+	Watch                // name, flags (an EventKind): buffer events of a folder, lock or queue for the session
+	Unwatch              // name, flags: no more of them
+	EventAck             // object: forget the session's events up to this number
 	codes
 )
 
 // The flags of operations. A flag belongs to one code; others are refused with Invalid.
 const (
+	FlagFirst     uint16 = 1 << 0 // SessionOpen: the sender was never told that the session is open
+	FlagEphemeral uint16 = 1 << 0 // CreateFile: the file ends with the session
+	FlagWrite     uint16 = 1 << 0 // LockTake: alone; otherwise together with other readers
+	FlagTry       uint16 = 1 << 1 // LockTake: Busy instead of waiting
+	FlagReturn    uint16 = 1 << 0 // QueueAck: leave the message to others
+
 	FlagShared uint16 = 1 << 0 // VolumeOpen: share the volume with all who open it so
 	FlagRenew  uint16 = 1 << 1 // VolumeOpen, with FlagShared: only if Token belongs to those who share it now
 	FlagBump   uint16 = 1 << 0 // AttrSet: give those who share the volume a new token
@@ -86,7 +101,8 @@ const (
 
 var names = [...]string{"", "nop", "session-open", "session-close", "mkdir", "rmdir", "create", "truncate",
 	"delete", "rename", "volume-create", "volume-open", "volume-grow", "volume-delete", "write", "unmap",
-	"write-zeroes", "compare-and-write", "flush", "attr-set"}
+	"write-zeroes", "compare-and-write", "flush", "attr-set",
+	"session-expire", "lock-take", "lock-release", "queue-post", "queue-take", "queue-ack", "watch", "unwatch", "event-ack"}
 
 // String names the code.
 func (c Code) String() string {
@@ -100,7 +116,7 @@ func (c Code) String() string {
 func (c Code) hasPayload() bool { return c == Write || c == CompareAndWrite || c.hasMore() }
 
 // hasMore says whether arguments follow the block sums. Such a payload may be empty.
-func (c Code) hasMore() bool { return c == AttrSet }
+func (c Code) hasMore() bool { return c == AttrSet || c == QueuePost }
 
 // HasToken says whether c changes an object's data under a fencing token.
 func (c Code) HasToken() bool { return c >= Write && c <= Flush }

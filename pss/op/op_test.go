@@ -122,6 +122,11 @@ func TestGolden(t *testing.T) {
 	checkGolden(t, "testdata/query-v1.hex", AppendQuery(nil, Query{Code: ReadDir, Path: "/vol001", Cursor: "00"}))
 	checkGolden(t, "testdata/attr-set-v1.hex", encodeAttr(Header{Code: AttrSet, Flags: FlagBump, Session: 1, Epoch: 2, Seq: 3,
 		Acked: 4, Object: 5, Token: 6, Stamp: 7}, "pr", 8, []byte("value")))
+	checkGolden(t, "testdata/session-expire-v1.hex", encode(Header{Code: SessionExpire, Stamp: 7},
+		AppendExpiry(AppendExpiry(nil, Expiry{1, 2}), Expiry{0x1112131415161718, 0x21222324}), nil))
+	checkGolden(t, "testdata/queue-post-v1.hex", encode(Header{Code: QueuePost, Session: 1, Epoch: 2, Seq: 3, Acked: 3, Length: 5},
+		PostArgs("queue", []byte("hello")), []byte("hello")))
+	checkGolden(t, "testdata/event-v1.hex", AppendEvent(nil, &Event{0x1112131415161718, 0x2122232425262728, EventDir, EventUpdated, "/d", "file"}))
 	checkGolden(t, "testdata/query-attr-v1.hex", AppendQuery(nil, Query{Code: AttrGet, Path: "pr", Object: 0x1112131415161718}))
 	checkGolden(t, "testdata/answer-attr-v1.hex", AppendAnswer(nil, Answer{Version: 0x2122232425262728, Value: []byte("value")}))
 	checkGolden(t, "testdata/answer-v1.hex", AppendAnswer(nil, Answer{Errno: NotDir, More: true, Nodes: []Node{
@@ -131,17 +136,18 @@ func TestGolden(t *testing.T) {
 // The numbers are on disks and in peers of other versions.
 func TestNumbersNeverChange(t *testing.T) {
 	list := "nop session-open session-close mkdir rmdir create truncate delete rename volume-create volume-open " +
-		"volume-grow volume-delete write unmap write-zeroes compare-and-write flush attr-set"
+		"volume-grow volume-delete write unmap write-zeroes compare-and-write flush attr-set " +
+		"session-expire lock-take lock-release queue-post queue-take queue-ack watch unwatch event-ack"
 	for i, name := range strings.Fields(list) {
 		if c := Code(i + 1); c.String() != name {
 			t.Errorf("code %d is %v", i+1, c)
 		}
 	}
-	if Flush != 18 || AttrSet != 19 || codes != 20 || Code(0).String() != "code-0" || Code(200).String() != "code-200" {
+	if Flush != 18 || AttrSet != 19 || EventAck != 28 || codes != 29 || Code(0).String() != "code-0" || Code(200).String() != "code-200" {
 		t.Errorf("Flush is %d, %v, %v", Flush, Code(0), Code(200))
 	}
 	errnos := []Errno{OK, NotFound, Exists, NotDir, IsDir, NotEmpty, Invalid, Fenced, StaleEpoch, NoSession,
-		Miscompare, OutOfRange, TooMany, TooOld, Kind, NoSpace, ReadDamaged, Moved, Conflict}
+		Miscompare, OutOfRange, TooMany, TooOld, Kind, NoSpace, ReadDamaged, Moved, Conflict, Waiting, Busy}
 	texts := map[string]bool{}
 	for i, e := range errnos {
 		if int(e) != i {
@@ -149,13 +155,14 @@ func TestNumbersNeverChange(t *testing.T) {
 		}
 		texts[e.Error()] = true
 	}
-	if len(texts) != len(errnos) || Errno(19).Error() != "error 19" {
-		t.Errorf("texts %v, %v", texts, Errno(19))
+	if len(texts) != len(errnos) || Errno(21).Error() != "error 21" {
+		t.Errorf("texts %v, %v", texts, Errno(21))
 	}
-	if FlagShared != 1 || FlagRenew != 2 || FlagBump != 1 || FlagRemove != 2 {
+	if FlagFirst != 1 || FlagEphemeral != 1 || FlagWrite != 1 || FlagTry != 2 || FlagReturn != 1 || FlagShared != 1 || FlagRenew != 2 || FlagBump != 1 || FlagRemove != 2 {
 		t.Error("the numbers of flags changed")
 	}
-	if Stat != 1 || ReadDir != 2 || AttrGet != 3 || TokenGet != 4 || KindDir != 1 || KindFile != 2 || KindVolume != 3 {
+	if Stat != 1 || ReadDir != 2 || AttrGet != 3 || TokenGet != 4 || QueueGet != 5 || EventGet != 6 ||
+		EventDir != 1 || EventLock != 2 || EventQueue != 3 || KindDir != 1 || KindFile != 2 || KindVolume != 3 {
 		t.Error("the numbers of queries or kinds changed")
 	}
 }
@@ -216,7 +223,9 @@ func TestRoundTrip(t *testing.T) {
 		case h.Code.hasMore():
 			payload = pattern(rapid.IntRange(0, 3*BlockSize).Draw(t, "size"))
 			h.Offset, h.Length = 0, uint64(len(payload))
-			b = encodeAttr(h, "name", 7, payload)
+			if b = encodeAttr(h, "name", 7, payload); h.Code == QueuePost {
+				b = encode(h, PostArgs("queue", payload), payload)
+			}
 		case h.Code.hasPayload():
 			payload = pattern(2 * rapid.IntRange(1, 3*BlockSize).Draw(t, "half"))
 			h.Length = uint64(len(payload))

@@ -16,6 +16,8 @@ const (
 	ReadDir            // path, cursor (last name seen): up to MaxNodes Nodes in order of name
 	AttrGet            // object, path (the attribute's name): Value and Version; Version 0 if there is none
 	TokenGet           // object: Version is the token that changes of the volume need now; 0 before the first opening
+	QueueGet           // path (the queue's name), object (a message's number): Value
+	EventGet           // object (a session): Value is its oldest events, Version one more than those omitted. See event.go
 	queries
 )
 
@@ -48,7 +50,7 @@ type Query struct {
 }
 
 // about says whether a query is about an object.
-func (c QueryCode) about() bool { return c == AttrGet || c == TokenGet }
+func (c QueryCode) about() bool { return c >= AttrGet && c <= EventGet }
 
 // Node is a name in the tree and what it stands for. The root's name is "/".
 type Node struct {

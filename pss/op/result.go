@@ -29,6 +29,8 @@ const (
 	ReadDamaged       // no server has the block undamaged
 	Moved             // the volume's shared token moved on: reopen it shared
 	Conflict          // the attribute is not of the version that was named; Value is the version it has
+	Waiting           // LockTake, QueueTake: not yet; the session is told when to ask again
+	Busy              // LockTake with FlagTry: somebody else has the lock
 	errnos
 )
 
@@ -37,7 +39,8 @@ var errnoTexts = [...]string{"success", "no such file or directory", "file exist
 	"the session was reopened", "no such session", "the stored data differs", "beyond the end",
 	"too many", "already answered", "wrong kind of object",
 	"no space left on a majority of the servers", "the stored data is damaged on all servers that were asked",
-	"the volume's shared token moved on", "the attribute has another version"}
+	"the volume's shared token moved on", "the attribute has another version",
+	"waiting", "held by somebody else"}
 
 // Error makes an Errno an error.
 func (e Errno) Error() string {
@@ -52,7 +55,7 @@ type Result struct {
 	Errno  Errno
 	Object uint64 // CreateFile, VolumeCreate, VolumeOpen
 	Token  uint64 // VolumeOpen, AttrSet: the volume's token from here on
-	Value  uint64 // VolumeOpen, VolumeCreate with Exists: size in bytes. CompareAndWrite: first difference. AttrSet: version
+	Value  uint64 // VolumeOpen, VolumeCreate with Exists: size in bytes. CompareAndWrite: first difference. AttrSet, LockTake: version. QueuePost, QueueTake: number
 }
 
 // ResultSize is the size of an encoded Result in bytes.

@@ -34,8 +34,11 @@ const (
 	Refuse                // NotMaster without a hint; then another server becomes master
 	AnswerTwice           // the answer comes twice
 	PauseAndElect         // it is executed, the master hangs and another one is elected
-	Verdicts      = iota  // how many there are
+	Verdicts      = iota  // how many of those above there are
 )
+
+// ExpireAfter has the operation executed, then all sessions end and the connection breaks before the answer.
+const ExpireAfter Verdict = 100
 
 // Cell is a cell of servers that share one state. The mutex guards the exported fields.
 type Cell struct {
@@ -47,6 +50,7 @@ type Cell struct {
 	Claims  int                    // added to the ids that servers greet with
 
 	Sessions map[uint64]*Session
+	Ended    map[uint64]bool // sessions that were closed or have expired
 	Names    map[string]*Object
 
 	t       testing.TB
@@ -55,6 +59,7 @@ type Cell struct {
 	servers []*server
 	term    uint64
 	master  uint8
+	coord   coordinator
 	wg      sync.WaitGroup
 	errs    []string
 }
@@ -113,12 +118,13 @@ type conn struct {
 	mu      sync.Mutex // guards w
 	w       *wire.Writer
 	refused bool // a proposal was refused: so are all later ones
+	session uint64
 }
 
 // New starts a cell of n servers without a master. It ends with the test.
 func New(t testing.TB, n int) *Cell {
 	f := &Cell{t: t, master: wire.None, term: 1,
-		Sessions: map[uint64]*Session{}, Names: map[string]*Object{}, objects: map[uint64]*Object{}}
+		Sessions: map[uint64]*Session{}, Ended: map[uint64]bool{}, Names: map[string]*Object{}, objects: map[uint64]*Object{}}
 	for i := range n {
 		s := &server{cell: f, id: uint8(i), conns: map[*conn]bool{}}
 		f.servers = append(f.servers, s)
@@ -291,7 +297,13 @@ func (k *conn) serve() {
 		k.wait()
 		switch h.Kind {
 		case wire.KindHello:
+			hello, err := wire.ParseHello(body)
+			if err != nil {
+				f.t.Errorf("hello: %v", err)
+				return
+			}
 			f.Lock()
+			k.session = hello.From
 			m := wire.HelloReply{Master: wire.Master{Term: f.term, Master: f.master}, Protocol: wire.Protocol, Server: k.s.id + uint8(f.Claims)}
 			f.Unlock()
 			k.send(func(w *wire.Writer) error { return w.HelloReply(m) })
@@ -355,6 +367,11 @@ func (k *conn) propose(tag uint64, body []byte) {
 	}
 	res := f.apply(&o)
 	switch v {
+	case ExpireAfter:
+		for id := range f.Sessions {
+			f.end(id)
+		}
+		fallthrough
 	case DropAfter:
 		f.drop(int(k.s.id))
 		k.refused = true
@@ -385,7 +402,10 @@ func (f *Cell) apply(o *op.Op) op.Result {
 	switch {
 	case o.Code == op.SessionOpen && s == nil && f.TooMany:
 		return op.Result{Errno: op.TooMany}
+	case o.Code == op.SessionOpen && s == nil && (f.Ended[o.Session] || o.Epoch > 1 && o.Flags&op.FlagFirst == 0):
+		return op.Result{Errno: op.NoSession}
 	case o.Code == op.SessionOpen && s == nil:
+		f.coord.apply(op.Header{Code: op.SessionOpen, Session: o.Session, Epoch: 1}, nil, nil)
 		f.Sessions[o.Session] = &Session{Epoch: o.Epoch, Acked: 1, Done: map[uint64]op.Result{}}
 		return op.Result{}
 	case s == nil:
@@ -402,7 +422,7 @@ func (f *Cell) apply(o *op.Op) op.Result {
 		}
 		return op.Result{Errno: op.StaleEpoch}
 	case o.Code == op.SessionClose:
-		delete(f.Sessions, o.Session)
+		f.end(o.Session)
 		return op.Result{}
 	}
 	s.Acked = max(s.Acked, o.Acked)
@@ -459,8 +479,13 @@ func (f *Cell) execute(o *op.Op) op.Result {
 		}
 		return op.Result{}
 	}
-	if o.Code == op.AttrSet {
+	switch {
+	case o.Code == op.AttrSet:
 		return f.setAttr(o)
+	case o.Code >= op.LockTake && o.Code <= op.EventAck:
+		h := o.Header
+		h.Epoch = 1
+		return f.wake(f.coord.apply(h, o.Args, o.Payload))
 	}
 	name, rest, err := op.String(o.Args)
 	if err != nil {
@@ -604,6 +629,8 @@ func (k *conn) query(tag uint64, body []byte) {
 	var a op.Answer
 	obj := f.objects[q.Object]
 	switch {
+	case q.Code == op.QueueGet || q.Code == op.EventGet:
+		a = f.coord.query(q)
 	case q.Code == op.TokenGet || q.Code == op.AttrGet:
 		switch {
 		case obj == nil:

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
@@ -34,6 +35,9 @@ type client struct {
 	// ones of this connection: none may overtake those the client sends again elsewhere, or here, under
 	// a new epoch. The Replica's lock guards it.
 	refused bool
+
+	session uint64      // of the client, as it greeted
+	heard   atomic.Bool // since the master looked last
 
 	mu        sync.Mutex
 	room      sync.Cond // signalled when one of the counts below falls, or at the end
@@ -88,7 +92,7 @@ func (r *Replica) serve(conn net.Conn) {
 	if hello.Role == wire.RolePeer {
 		err = r.receive(conn, rd, cell.ID(hello.From))
 	} else {
-		err = r.serveClient(conn, rd)
+		err = r.serveClient(conn, rd, hello.From)
 	}
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && r.ctx.Err() == nil {
 		r.logger.Info("connection ended", "from", conn.RemoteAddr(), "error", err)
@@ -157,8 +161,9 @@ func (r *Replica) refuse(h *wire.Hello) string {
 	return ""
 }
 
-func (r *Replica) serveClient(conn net.Conn, rd *wire.Reader) error {
-	c := &client{r: r, conn: conn}
+func (r *Replica) serveClient(conn net.Conn, rd *wire.Reader, session uint64) error {
+	c := &client{r: r, conn: conn, session: session}
+	c.heard.Store(true)
 	c.room.L = &c.mu
 	c.out = newOutlet(conn, &r.pool, c.signalRoom)
 	var writer sync.WaitGroup
@@ -207,6 +212,9 @@ func (c *client) receive(rd *wire.Reader) error {
 		h, err := rd.Next()
 		if err != nil {
 			return err
+		}
+		if !c.heard.Load() {
+			c.heard.Store(true)
 		}
 		switch h.Kind {
 		case wire.KindPropose:
@@ -257,6 +265,9 @@ func (c *client) takeProposal(rd *wire.Reader, h wire.Header, slab *wire.Slab) (
 	o, err := op.Parse(b)
 	if err == nil {
 		err = o.Check()
+	}
+	if err == nil && o.Code == op.SessionExpire {
+		err = fmt.Errorf("%w: %v from a client", wire.ErrProtocol, o.Code)
 	}
 	if err != nil {
 		return Proposal{}, err

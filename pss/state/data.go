@@ -64,6 +64,7 @@ func (m *Machine) write(index uint64, o *op.Op) (op.Result, error) {
 		n.size.Store(end)
 	}
 	n.touch(o.Stamp)
+	m.updated(index, n)
 	return answer(op.OK)
 }
 
@@ -77,6 +78,7 @@ func (m *Machine) zero(index uint64, o *op.Op) (op.Result, error) {
 		return op.Result{}, err
 	}
 	n.touch(o.Stamp)
+	m.updated(index, n)
 	return answer(op.OK)
 }
 
@@ -101,6 +103,7 @@ func (m *Machine) compareAndWrite(index uint64, o *op.Op) (op.Result, error) {
 		return op.Result{}, err
 	}
 	n.touch(o.Stamp)
+	m.updated(index, n)
 	return answer(op.OK)
 }
 
@@ -144,6 +147,7 @@ func (m *Machine) truncate(index uint64, o *op.Op) (op.Result, error) {
 	}
 	n.size.Store(o.Length)
 	n.touch(o.Stamp)
+	m.updated(index, n)
 	return answer(op.OK)
 }
 

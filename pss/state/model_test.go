@@ -33,7 +33,7 @@ func TestExactlyOnce(t *testing.T) {
 		step := func(h op.Header) op.Result {
 			s := model[h.Session]
 			switch {
-			case h.Code == op.SessionOpen && closed[h.Session]:
+			case h.Code == op.SessionOpen && (closed[h.Session] || s == nil && h.Epoch > 1 && h.Flags == 0):
 				return op.Result{Errno: op.NoSession}
 			case h.Code == op.SessionOpen && s == nil:
 				model[h.Session] = &modelSession{h.Epoch, 1, map[uint64]op.Result{}}
@@ -83,6 +83,7 @@ func TestExactlyOnce(t *testing.T) {
 				h.Code = op.SessionClose
 			case kind <= 3:
 				h.Code = op.SessionOpen
+				h.Flags = rapid.Uint16Range(0, op.FlagFirst).Draw(t, "first")
 				h.Epoch += rapid.Uint32Range(0, 1).Draw(t, "raise")
 			case kind <= 10 && len(sent) > 0:
 				h = sent[rapid.IntRange(0, len(sent)-1).Draw(t, "repeat")]

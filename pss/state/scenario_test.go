@@ -2,6 +2,7 @@ package state
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -18,17 +19,23 @@ import (
 //	read            a line each: OBJECT OFFSET SIZE
 //	object          a line each: OBJECT
 //	volume          a line each: OBJECT [ATTRIBUTE], its token, or an attribute's version and value
+//	events          a line each: SESSION
+//	message         a line each: QUEUE NUMBER
 //	sessions        what is known of them
+//	coordination    all locks and queues
 //
 // Every operation is applied to twins, one of which is restored from its snapshot before.
 func TestScenarios(t *testing.T) {
 	datadriven.Walk(t, "testdata/scenarios", func(t *testing.T, file string) {
 		s := scenario{twins: newTwins(), session: 1, clients: map[uint64]*client{}}
 		datadriven.RunTest(t, file, func(t *testing.T, d *datadriven.TestData) string {
-			if d.Cmd == "sessions" {
+			switch d.Cmd {
+			case "sessions":
 				return s.sessions()
+			case "coordination":
+				return s.coordination()
 			}
-			run := map[string]func(*testing.T, []string) string{"apply": s.line, "query": s.query, "read": s.read, "object": s.object, "volume": s.volume}[d.Cmd]
+			run := map[string]func(*testing.T, []string) string{"apply": s.line, "query": s.query, "read": s.read, "object": s.object, "volume": s.volume, "events": s.events, "message": s.message}[d.Cmd]
 			if run == nil {
 				d.Fatalf(t, "unknown command %s", d.Cmd)
 			}
@@ -100,9 +107,23 @@ func (s *scenario) entry(t *testing.T, fields []string) []byte {
 		c.epoch = h.Epoch
 	}
 	h.Epoch = c.epoch
-	if !given["seq"] && h.Code != op.SessionOpen && h.Code != op.SessionClose {
+	if !given["seq"] && h.Code != op.SessionOpen && h.Code != op.SessionClose && h.Code != op.SessionExpire {
 		c.seq++
 		h.Seq = c.seq
+	}
+	if h.Code == op.SessionExpire {
+		h.Session, h.Seq = 0, 0
+		var args []byte
+		for _, p := range paths { // SESSION.EPOCH
+			id, epoch, _ := strings.Cut(p, ".")
+			n := numbers(t, []string{id, epoch})
+			args = op.AppendExpiry(args, op.Expiry{Session: n[0], Epoch: uint32(n[1])})
+		}
+		return op.Head(nil, &h, args, 0)
+	}
+	if h.Code == op.QueuePost {
+		h.Length = uint64(len(data))
+		return append(op.Head(nil, &h, op.PostArgs(paths[0], []byte(data)), len(data)), data...)
 	}
 	if h.Code == op.AttrSet {
 		return encodeAttr(h, paths[0], s.version, []byte(data))
@@ -177,7 +198,75 @@ func (s *scenario) line(t *testing.T, fields []string) string {
 	if fields[0] == "bytes" {
 		return describe(s.apply(t, []byte(s.unquote(t, fields[1]))))
 	}
-	return describe(s.apply(t, s.entry(t, fields)))
+	out := describe(s.apply(t, s.entry(t, fields)))
+	if woken := s.a.Woken(); len(woken) > 0 {
+		out += fmt.Sprintf("; wakes %v", woken)
+	}
+	return out
+}
+
+// coordination shows all locks and queues, and what sessions watch.
+func (s *scenario) coordination() string {
+	var out strings.Builder
+	c := s.a.coord
+	for _, name := range sortedKeys(c.locks) {
+		l := c.locks[name]
+		fmt.Fprintf(&out, "lock %s, version %d:", name, l.version)
+		for i, h := range slices.Concat(l.holders, l.waiters) {
+			kind := map[bool]string{true: "W", false: "R"}[h.write]
+			if i >= len(l.holders) {
+				kind = "waits " + kind
+			}
+			fmt.Fprintf(&out, " %d.%d %s;", h.session, h.handle, kind)
+		}
+		fmt.Fprintln(&out)
+	}
+	for _, name := range sortedKeys(c.queues) {
+		fmt.Fprintf(&out, "queue %s:", name)
+		for _, g := range c.queues[name].messages {
+			fmt.Fprintf(&out, " %d %q for %d.%d;", g.number, g.data, g.taken.session, g.taken.handle)
+		}
+		for _, by := range c.queues[name].waiters {
+			fmt.Fprintf(&out, " %d.%d waits;", by.session, by.handle)
+		}
+		fmt.Fprintln(&out)
+	}
+	fmt.Fprintf(&out, "%d bytes, %d watches\n", c.bytes, len(c.watchers))
+	return out.String()
+}
+
+// events shows the events of a session as its client gets them.
+func (s *scenario) events(t *testing.T, fields []string) string {
+	t.Helper()
+	a, err := s.a.Query(op.Query{Code: op.EventGet, Object: numbers(t, fields)[0]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a.Errno != op.OK {
+		return a.Errno.Error()
+	}
+	list, err := op.ParseEvents(a.Value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := fmt.Sprintf("%d omitted", a.Version-1)
+	for _, e := range list {
+		out += fmt.Sprintf("\n  %d from %d: kind %d, mode %d, %q %q", e.Number, e.Source, e.Kind, e.Mode, e.Name, e.Entry)
+	}
+	return out
+}
+
+// message shows a queue's message.
+func (s *scenario) message(t *testing.T, fields []string) string {
+	t.Helper()
+	a, err := s.a.Query(op.Query{Code: op.QueueGet, Path: fields[0], Object: numbers(t, fields[1:])[0]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a.Errno != op.OK {
+		return a.Errno.Error()
+	}
+	return fmt.Sprintf("%d, %q", a.Version, a.Value)
 }
 
 func describe(r op.Result) string {

@@ -228,13 +228,13 @@ func TestRestoreRefusesDeepTrees(t *testing.T) {
 	le := binary.LittleEndian
 	for depth, ok := range map[int]bool{op.MaxPath / 2: true, op.MaxPath/2 + 1: false, 100000: false} {
 		b := New(newMemStore()).Snapshot(nil)
-		b = b[:len(b)-4]
+		b = b[:len(b)-4-8] // the root's entries, and how many locks and queues follow
 		for range depth {
 			b = le.AppendUint32(b, 1)
 			b = append(b, byte(op.KindDir), 1, 'd')
 			b = le.AppendUint64(b, 0)
 		}
-		b = le.AppendUint32(b, 0)
+		b = append(b, make([]byte, 4+8)...)
 		le.PutUint32(b[32:], uint32(depth))
 		le.PutUint64(b[8:], uint64(len(b)))
 		if err := New(newMemStore()).Restore(b); (err == nil) != ok {

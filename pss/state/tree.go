@@ -14,6 +14,7 @@ type node struct {
 	name     string  // empty for the root
 	parent   *node   // nil for the root
 	object   uint64  // files and volumes
+	owner    uint64  // files: the session it ends with, 0 for none
 	token    uint64  // volumes: the last one given out, 0 before the first; guarded by Machine.mu
 	sharers  uint64  // volumes: the first token of those who share it now, 0 while nobody does; guarded by Machine.mu
 	attrs    []attr  // volumes: in order of their names; guarded by Machine.mu

@@ -36,7 +36,7 @@ const (
 	MaxImage   = op.ChunkSize + 64<<10             // bytes of a chunk's image, its records included
 )
 
-// Kind says what a frame is. Numbers are never reused; 37 to 63 are free for peers, 16 to 31 for clients.
+// Kind says what a frame is. Numbers are never reused; 37 to 63 are free for peers, 17 to 31 for clients.
 type Kind uint8
 
 // The kinds of frames.
@@ -56,6 +56,7 @@ const (
 	KindStatus      Kind = 13 // what to report, as text; empty for everything
 	KindStatusReply Kind = 14 // code: op.Errno. Body: the report
 	KindGoodbye     Kind = 15 // why the sender closes the connection, as text for a person
+	KindWake        Kind = 16 // server to client, its session as the tag: something it waits for is there; no body
 	KindRaft        Kind = 32 // server to server. Body: a raft message, its head sealed
 
 	KindManifest     Kind = 33 // server to server: what has changed since an index. Body: the index, u64
@@ -83,6 +84,7 @@ var kinds = [...]struct {
 	KindStatus:      {"status", maxAsk},
 	KindStatusReply: {"status-reply", MaxStatus},
 	KindGoodbye:     {"goodbye", maxText},
+	KindWake:        {"wake", 0},
 	KindRaft:        {"raft", MaxRaft},
 
 	KindManifest:     {"manifest", 8},

@@ -1,0 +1,146 @@
+package pss
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/psstest"
+)
+
+// openReal opens a client of a real cell, with a short lease.
+func openReal(t *testing.T, f *psstest.RealCell) *Cell {
+	t.Helper()
+	o := quick()
+	o.Ping, o.SessionLease = 100*time.Millisecond, time.Second
+	c, err := Open(f.Conf, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil && !errors.Is(err, context.Canceled) {
+			t.Errorf("close: %v", err)
+		}
+	})
+	return c
+}
+
+// A client that is gone without a word loses its session: who waits for its lock gets it, its ephemeral file
+// ends, and those who watch hear of it. One that only does nothing keeps what it has.
+func TestRealSessionsExpire(t *testing.T) {
+	f := psstest.Real(t, 3)
+	ctx := t.Context()
+	gone, idle, d := openReal(t, f), openReal(t, f), openReal(t, f)
+	kept, err := idle.Lock(ctx, "kept", WriteLock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Mkdir(ctx, "d"); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Watch(ctx, op.EventDir, "d"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := gone.CreateEphemeral(ctx, "d/sign"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := gone.Lock(ctx, "L", WriteLock); err != nil {
+		t.Fatal(err)
+	}
+	gone.cancel() // as if it had died
+	l, err := d.Lock(ctx, "L", WriteLock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Unlock(ctx); err != nil {
+		t.Error(err)
+	}
+	var modes []uint8
+	for len(modes) < 2 {
+		events, omitted, err := d.Events(ctx)
+		if err != nil || omitted != 0 {
+			t.Fatal(omitted, err)
+		}
+		for _, e := range events {
+			if e.Name != "/d" || e.Entry != "sign" {
+				t.Errorf("%+v", e)
+			}
+			modes = append(modes, e.Mode)
+		}
+	}
+	if modes[0] != op.EventCreated || modes[1] != op.EventDeleted {
+		t.Errorf("modes %v", modes)
+	}
+	if _, err := d.Stat(ctx, "d/sign"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("the ephemeral file: %v", err)
+	}
+	if _, err := d.TryLock(ctx, "kept", ReadLock); !errors.Is(err, ErrBusy) {
+		t.Errorf("the idle client's lock: %v", err)
+	}
+	if err := kept.Unlock(ctx); err != nil {
+		t.Errorf("the idle client unlocks: %v", err)
+	}
+}
+
+// Waiting goes on when the master goes: the next one answers.
+func TestRealWaitersOutliveTheMaster(t *testing.T) {
+	f := psstest.Real(t, 3)
+	ctx := t.Context()
+	c, d := openReal(t, f), openReal(t, f)
+	l, err := c.Lock(ctx, "L", WriteLock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := volume(t, c, "vol", 1<<20)
+	if _, err := v.SetAttr(ctx, "a", []byte("value"), 0); err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan error, 2)
+	go func() {
+		l, err := d.Lock(ctx, "L", WriteLock)
+		if err == nil {
+			err = l.Unlock(ctx)
+		}
+		got <- err
+	}()
+	go func() {
+		g, err := d.Take(ctx, "Q")
+		if err == nil && string(g.Data) != "message" {
+			err = errors.New("another message")
+		}
+		if err == nil {
+			err = g.Ack(ctx)
+		}
+		got <- err
+	}()
+	until(t, "both wait", func() bool {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return d.acked > 2
+	})
+	c.mu.Lock()
+	master := int(c.active.peer.server.ID)
+	c.mu.Unlock()
+	if err := f.Stop(master); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Unlock(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Post(ctx, "Q", []byte("message")); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := <-got; err != nil {
+			t.Error(err)
+		}
+	}
+	if value, _, err := v.Attr(ctx, "a"); string(value) != "value" || err != nil {
+		t.Errorf("attribute %q, %v", value, err)
+	}
+	if ok, err := v.TokenCurrent(ctx); !ok || err != nil {
+		t.Errorf("token: %v, %v", ok, err)
+	}
+}
