@@ -206,6 +206,25 @@ func (c *Cell) master() (wire.Master, *peer) {
 	return best, nil
 }
 
+// Master is the server that is master as far as we know, and false if there is none or it can't be reached.
+func (c *Cell) Master() (id cell.ID, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.active == nil {
+		return 0, false
+	}
+	return c.active.peer.server.ID, true
+}
+
+// Sync returns when the cell has agreed on an operation that does nothing. The session is open then.
+func (c *Cell) Sync(ctx context.Context) error {
+	_, err := c.propose(ctx, op.Header{Code: op.Nop}, nil)
+	if err != nil {
+		return fmt.Errorf("open a session: %w", err)
+	}
+	return nil
+}
+
 // pick makes the connection to the master the active one, if there is one.
 func (c *Cell) pick() {
 	best, p := c.master()

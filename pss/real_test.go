@@ -144,3 +144,37 @@ func TestRealWaitersOutliveTheMaster(t *testing.T) {
 		t.Errorf("token: %v, %v", ok, err)
 	}
 }
+
+// A read that waits for a master that hangs goes elsewhere as soon as another server says who is master now.
+func TestReadsLeaveAHangingMaster(t *testing.T) {
+	f := psstest.New(t, 3)
+	f.Elect(0)
+	c := open(t, f, quick())
+	v := volume(t, c, "vol", 1<<20)
+	if _, err := v.WriteAt([]byte("data"), 0); err != nil {
+		t.Fatal(err)
+	}
+	f.Pause(0)
+	defer f.Resume(0)
+	p := make([]byte, 4)
+	got := make(chan error, 2)
+	v.Submit(&Request{Op: Read, Data: p, Done: func(r *Request) { got <- r.Err }})
+	until(t, "the read is under way", func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.first != nil && c.first.tag != 0
+	})
+	go func() {
+		_, err := c.Stat(t.Context(), "vol")
+		got <- err
+	}()
+	f.Elect(2)
+	for range 2 {
+		if err := <-got; err != nil {
+			t.Error(err)
+		}
+	}
+	if string(p) != "data" {
+		t.Errorf("%q", p)
+	}
+}

@@ -85,11 +85,16 @@ func (l *lock) give(index uint64, to holder) {
 // advance gives the lock to those at the head of the line who can have it, and wakes them. A lock that nobody
 // has or waits for ends.
 func (l *lock) advance(c *coordination, index uint64) {
+	given := false
 	for len(l.waiters) > 0 && l.compatible(l.waiters[0]) {
+		given = true
 		next := l.waiters[0]
 		l.waiters = slices.Delete(l.waiters, 0, 1)
 		l.give(index, next)
 		c.wake(next.session)
+	}
+	if given && len(l.waiters) > 0 {
+		c.lockEvent(index, l) // the new holders are to know that somebody waits already
 	}
 	if len(l.holders) == 0 {
 		delete(c.locks, l.name)
