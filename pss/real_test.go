@@ -1,8 +1,13 @@
 package pss
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -177,4 +182,93 @@ func TestReadsLeaveAHangingMaster(t *testing.T) {
 	if string(p) != "data" {
 		t.Errorf("%q", p)
 	}
+}
+
+// Two clients take a volume from each other while masters come and go. Each fills the whole of it with a mark
+// of its own, in one write or in pieces, and reads it back: as long as a client is not fenced it reads what it
+// wrote, and nothing of the other.
+func TestRealOwnersNeverMix(t *testing.T) {
+	f := psstest.Real(t, 3)
+	ctx := t.Context()
+	const size = 64 << 10
+	setup := openReal(t, f)
+	if err := setup.CreateVolume(ctx, "vol", size); err != nil {
+		t.Fatal(err)
+	}
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	var rounds, fenced atomic.Int32
+	for id := range 2 {
+		c := openReal(t, f)
+		wg.Go(func() {
+			for mark := byte(id); ; mark += 2 {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				switch err := own(ctx, c, mark, size); {
+				case errors.Is(err, ErrFenced):
+					fenced.Add(1)
+				case err != nil:
+					t.Errorf("client %d: %v", id, err)
+					return
+				}
+				rounds.Add(1)
+			}
+		})
+	}
+	until(t, "both took it from each other", func() bool { return fenced.Load() >= 5 && rounds.Load() >= 20 })
+	id, ok := setup.Master()
+	if !ok {
+		t.Error("no master")
+	}
+	if err := f.Stop(int(id)); err != nil {
+		t.Error(err)
+	}
+	before := fenced.Load()
+	until(t, "they go on with another master", func() bool { return fenced.Load() >= before+5 })
+	close(stop)
+	wg.Wait()
+}
+
+// own opens the volume, fills it with a mark several times and reads it back.
+func own(ctx context.Context, c *Cell, mark byte, size int) error {
+	v, err := c.OpenVolume(ctx, "vol")
+	if err != nil {
+		return err
+	}
+	const pieces = 4
+	for range 5 {
+		done := make(chan error, pieces)
+		for i := range pieces {
+			data := bytes.Repeat([]byte{mark}, size/pieces)
+			v.Submit(&Request{Op: Write, Offset: int64(i * size / pieces), Data: data, Done: func(r *Request) { done <- r.Err }})
+		}
+		var lost error
+		for range pieces {
+			if err := <-done; err != nil {
+				lost = err
+			}
+		}
+		if lost != nil {
+			return lost
+		}
+		p := make([]byte, size)
+		if _, err := v.ReadAt(p, 0); err != nil {
+			return err
+		}
+		// Reads carry no token: what was read counts if nobody has opened the volume since.
+		current, err := v.TokenCurrent(ctx)
+		if err != nil {
+			return err
+		}
+		if !current {
+			return ErrFenced
+		}
+		if i := slices.IndexFunc(p, func(b byte) bool { return b != mark }); i >= 0 {
+			return fmt.Errorf("mark %d: byte %d is %d", mark, i, p[i])
+		}
+	}
+	return nil
 }

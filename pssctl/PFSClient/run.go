@@ -188,7 +188,9 @@ func invoke(c *cli.Context, s *subcommand, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	k.open = func() (*pss.Cell, error) { return pss.Open(conf, pss.Options{Software: "PFSClient", SessionLease: lease}) }
+	k.open = func() (*pss.Cell, error) {
+		return pss.Open(conf, pss.Options{Software: "PFSClient", SessionLease: lease})
+	}
 	if k.Cell, err = k.open(); err != nil {
 		return err
 	}
