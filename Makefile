@@ -9,7 +9,7 @@ export CGO_ENABLED ?= 0
 GOFLAGS ?= -trimpath
 LDFLAGS := -s -w
 
-PROGRAMS := $(BIN)/PFSserver $(BIN)/createISCSIVol $(BIN)/tgtd $(BIN)/tgtadm $(BIN)/tgt-admin
+PROGRAMS := $(BIN)/PFSserver $(BIN)/PFSClient $(BIN)/createISCSIVol $(BIN)/extendISCSIVol $(BIN)/deleteISCSIVol $(BIN)/tgtd $(BIN)/tgtadm $(BIN)/tgt-admin
 
 .PHONY: all build run test tools lint unit race fuzz sim e2e bench clean $(PROGRAMS)
 
@@ -18,6 +18,9 @@ all: build
 build: $(PROGRAMS)
 
 $(BIN)/PFSserver:      PKG := ./pss/server
+$(BIN)/PFSClient:      PKG := ./pssctl/PFSClient
+$(BIN)/extendISCSIVol: PKG := ./pssctl/extendISCSIVol
+$(BIN)/deleteISCSIVol: PKG := ./pssctl/deleteISCSIVol
 $(BIN)/createISCSIVol: PKG := ./pssctl/createISCSIVol
 $(BIN)/tgtd:           PKG := ./tgtd
 $(BIN)/tgtadm:         PKG := ./tgtadm

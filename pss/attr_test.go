@@ -128,12 +128,14 @@ func TestSharedCounters(t *testing.T) {
 	f := psstest.New(t, 3)
 	f.Elect(0)
 	calls := 0
+	f.Lock()
 	f.Judge = func(*op.Op) psstest.Verdict {
 		if calls++; calls%7 == 0 {
 			return psstest.Verdict(calls / 7 % int(psstest.PauseAndElect))
 		}
 		return psstest.Answer
 	}
+	f.Unlock()
 	const clients, rounds = 3, 15
 	volume(t, open(t, f, quick()), "vol", 1<<20)
 	var wg sync.WaitGroup

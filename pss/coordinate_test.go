@@ -76,12 +76,14 @@ func TestLocksExclude(t *testing.T) {
 	f := psstest.New(t, 3)
 	f.Elect(0)
 	calls := 0
+	f.Lock()
 	f.Judge = func(*op.Op) psstest.Verdict {
 		if calls++; calls%5 == 0 {
 			return psstest.Verdict(calls / 5 % psstest.Verdicts)
 		}
 		return psstest.Answer
 	}
+	f.Unlock()
 	var inside atomic.Int32
 	var wg sync.WaitGroup
 	for i := range 4 {
@@ -114,12 +116,14 @@ func TestQueues(t *testing.T) {
 	f := psstest.New(t, 3)
 	f.Elect(0)
 	calls := 0
+	f.Lock()
 	f.Judge = func(*op.Op) psstest.Verdict {
 		if calls++; calls%6 == 0 {
 			return psstest.Verdict(calls / 6 % psstest.Verdicts)
 		}
 		return psstest.Answer
 	}
+	f.Unlock()
 	const readers, each = 3, 8
 	ctx := t.Context()
 	var mu sync.Mutex
