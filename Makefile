@@ -9,7 +9,8 @@ export CGO_ENABLED ?= 0
 GOFLAGS ?= -trimpath
 LDFLAGS := -s -w
 
-PROGRAMS := $(BIN)/PFSserver $(BIN)/pssctl $(BIN)/PSSAdmin $(BIN)/PFSProbe $(BIN)/PSSShutdown $(BIN)/createISCSIVol $(BIN)/tgtd $(BIN)/tgtadm $(BIN)/tgt-admin
+PROGRAMS := $(BIN)/PFSserver $(BIN)/pssctl $(BIN)/PFSClient $(BIN)/PFSProbe $(BIN)/PSSAdmin $(BIN)/PSSShutdown \
+	$(BIN)/createISCSIVol $(BIN)/extendISCSIVol $(BIN)/deleteISCSIVol $(BIN)/tgtd $(BIN)/tgtadm $(BIN)/tgt-admin
 
 .PHONY: all build run test tools lint unit race fuzz sim e2e bench clean $(PROGRAMS)
 
@@ -22,6 +23,9 @@ $(BIN)/pssctl:         PKG := ./pssctl
 $(BIN)/PSSAdmin:       PKG := ./pssctl/PSSAdmin
 $(BIN)/PFSProbe:       PKG := ./pssctl/PFSProbe
 $(BIN)/PSSShutdown:    PKG := ./pssctl/PSSShutdown
+$(BIN)/PFSClient:      PKG := ./pssctl/PFSClient
+$(BIN)/extendISCSIVol: PKG := ./pssctl/extendISCSIVol
+$(BIN)/deleteISCSIVol: PKG := ./pssctl/deleteISCSIVol
 $(BIN)/createISCSIVol: PKG := ./pssctl/createISCSIVol
 $(BIN)/tgtd:           PKG := ./tgtd
 $(BIN)/tgtadm:         PKG := ./tgtadm

@@ -31,6 +31,7 @@ type Options struct {
 	MaxBackoff   time.Duration // 500 ms by default
 	Ping         time.Duration // a connection silent for so long is asked for a sign of life; 500 ms by default
 	Silence      time.Duration // a connection silent for so long is given up; 3 s by default
+	SessionLease time.Duration // after so long without a sign of life the cell ends the session; 30 s by default, 1 s at least
 	CloseTimeout time.Duration // how long Close waits for what is under way; 1 s by default
 
 	// Dial connects to host:port; TCP by default. With a cell key, what it returns is secured.
@@ -53,6 +54,7 @@ func (o Options) withDefaults() Options {
 	or(&o.Ping, 500*time.Millisecond)
 	or(&o.Silence, 3*time.Second)
 	or(&o.CloseTimeout, time.Second)
+	or(&o.SessionLease, 30*time.Second)
 	if o.MaxInflightBytes <= 0 {
 		o.MaxInflightBytes = 32 << 20
 	}
@@ -87,10 +89,17 @@ type Cell struct {
 	closing  bool  // nothing new is taken
 	closed   bool
 	tick     uint64 // counts Options.Ping intervals
+	signs    uint64 // after so many of them the servers hear of us whatever happens
 
 	session uint64
-	epoch   uint32 // of the latest SessionOpen sent, 0 before the first
-	refusal error  // why the latest SessionOpen failed
+	epoch   uint32        // of the latest SessionOpen sent, 0 before the first
+	known   bool          // a SessionOpen of this session was answered with success
+	refusal error         // why the latest SessionOpen failed
+	woken   chan struct{} // closed when those who wait for something in the cell ought to ask again
+	handles uint64        // given out to locks and readers of queues
+
+	watching  uint64 // the session that Watch was last called in
+	delivered uint64 // number of the last event that Events returned
 
 	queue
 	finished, finishedEnd *Request // whose Done unlock will call, in this order
@@ -106,7 +115,8 @@ func Open(conf *cell.Config, o Options) (*Cell, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cell{opts: o.withDefaults(), keys: conf.Auth, session: session}
+	c := &Cell{opts: o.withDefaults(), keys: conf.Auth, session: session, woken: make(chan struct{})}
+	c.signs = uint64(max(1, c.opts.SessionLease/4/c.opts.Ping))
 	c.cond = sync.NewCond(&c.mu)
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.queue.init()
@@ -162,7 +172,7 @@ func (c *Cell) Close() error {
 	c.closed = true
 	c.cond.Broadcast()
 	c.unlock()
-	if err != nil {
+	if err != nil && !errors.Is(err, op.NoSession) && !errors.Is(err, ErrSessionLost) { // it had ended already
 		return fmt.Errorf("close the session: %w", err)
 	}
 	return nil
@@ -198,6 +208,25 @@ func (c *Cell) master() (wire.Master, *peer) {
 	return best, nil
 }
 
+// Master is the server that is master as far as we know, and false if there is none or it can't be reached.
+func (c *Cell) Master() (id cell.ID, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.active == nil {
+		return 0, false
+	}
+	return c.active.peer.server.ID, true
+}
+
+// Sync returns when the cell has agreed on an operation that does nothing. The session is open then.
+func (c *Cell) Sync(ctx context.Context) error {
+	_, err := c.propose(ctx, op.Header{Code: op.Nop}, nil)
+	if err != nil {
+		return fmt.Errorf("open a session: %w", err)
+	}
+	return nil
+}
+
 // pick makes the connection to the master the active one, if there is one.
 func (c *Cell) pick() {
 	best, p := c.master()
@@ -208,6 +237,7 @@ func (c *Cell) pick() {
 		return
 	}
 	c.active = p.conn
+	c.wakeAll() // a wake may have been lost with the old connection
 	c.opts.Logger.Info("found the master", "server", p.server.ID, "term", best.Term)
 	c.admit()
 	c.active.poke()
@@ -261,6 +291,7 @@ func (c *Cell) heard(k *conn, m wire.Master) {
 		k.peer.view = m
 	}
 	c.pick()
+	c.wakeAll() // the same server may be master again, and have told nobody meanwhile
 	c.unlock()
 }
 
@@ -284,7 +315,7 @@ func (c *Cell) notMaster(k *conn, m wire.Master) {
 func (c *Cell) opened(k *conn, e op.Errno) {
 	switch e {
 	case op.OK:
-		k.confirmed, c.refusal = true, nil
+		k.confirmed, c.known, c.refusal = true, true, nil
 	case op.NoSession, op.StaleEpoch:
 		c.sessionLost(nil)
 	default:
@@ -309,17 +340,24 @@ func (c *Cell) sessionLost(refused *call) {
 		return
 	}
 	for q := c.first; q != nil; q = q.next {
-		if q.seq == 0 || q.attempts == 0 {
+		if q.seq == 0 || q.attempts == 0 && (q.req == nil || q.req.bound == 0) {
 			continue
 		}
-		if q.attempts == 1 && (refused == nil || q.seq >= refused.seq) {
+		if q.req != nil && q.req.bound != 0 {
+			q.lost = true // it makes no sense in another session
+		} else if q.attempts == 1 && (refused == nil || q.seq >= refused.seq) {
 			q.attempts = 0
 		} else {
 			q.lost = true
 		}
 	}
-	c.session, c.epoch = session, 0
+	c.session, c.epoch, c.known = session, 0, false
 	c.rebase = true
+	for _, p := range c.peers {
+		if p.conn != nil && p.conn != k {
+			p.conn.close(ErrSessionLost) // it told the server of the old session: greet again
+		}
+	}
 	c.opts.Logger.Warn("the cell lost our session; going on with a new one")
 	c.deactivate(ErrSessionLost)
 }

@@ -198,6 +198,10 @@ func (k *conn) close(why error) {
 func (k *conn) watch(limit int, silence time.Duration) {
 	if n := k.r.Received(); n != k.received {
 		k.received, k.silent = n, 0
+		if c := k.peer.cell; c.tick%c.signs == 0 { // we may have been silent, receiving something long
+			k.ping = true
+			k.poke()
+		}
 		return
 	}
 	if k.silent++; k.silent > limit {
@@ -295,7 +299,11 @@ func (c *Cell) take(k *conn) (open op.Header) {
 			c.epoch++
 			c.sends++
 			k.openTag = c.sends<<slotBits | openSlot
-			open = op.Header{Code: op.SessionOpen, Session: c.session, Epoch: c.epoch}
+			open = op.Header{Code: op.SessionOpen, Session: c.session, Epoch: c.epoch,
+				Length: uint64(c.opts.SessionLease.Milliseconds())}
+			if !c.known {
+				open.Flags = op.FlagFirst
+			}
 		}
 		c.stamp(q)
 		c.unsent = q.next
@@ -338,6 +346,10 @@ func (k *conn) readLoop() error {
 			c.mu.Lock()
 			k.pong, k.pongTag = true, h.Tag
 			k.poke()
+			c.unlock()
+		case wire.KindWake:
+			c.mu.Lock()
+			c.wakeAll()
 			c.unlock()
 		case wire.KindPong:
 		case wire.KindGoodbye:

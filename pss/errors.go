@@ -13,9 +13,14 @@ import (
 const (
 	ErrNotFound   = op.NotFound
 	ErrExists     = op.Exists
-	ErrFenced     = op.Fenced     // somebody else opened the volume since
-	ErrMiscompare = op.Miscompare // Request.Miscompare says where
-	ErrNoSpace    = op.NoSpace
+	ErrFenced     = op.Fenced      // somebody else opened the volume since
+	ErrMiscompare = op.Miscompare  // Request.Miscompare says where
+	ErrNoSpace    = op.NoSpace     // the write has no effect; reads go on
+	ErrDamaged    = op.ReadDamaged // no server has the data undamaged
+	ErrMoved      = op.Moved       // the volume is shared and its token moved on: Volume.Renew, decide anew, retry
+	ErrVersion    = op.Conflict    // the attribute was changed since
+	ErrBusy       = op.Busy        // TryLock: somebody else has the lock
+	ErrTooMany    = op.TooMany     // a named limit of the cell was reached
 	ErrOutOfRange = op.OutOfRange
 	ErrKind       = op.Kind // a volume where a file was wanted, or the reverse
 )
@@ -29,9 +34,11 @@ var (
 	// ErrTimeout: the request was given up. If it was a write, it may have taken effect; if it has
 	// not, it never will.
 	ErrTimeout = errors.New("the cell did not answer in time")
-	// ErrSessionLost: the cell forgot the session; an operation that was sent before may or may not
-	// have taken effect.
-	ErrSessionLost = errors.New("the cell lost the session")
+	// ErrSessionLost: the cell ended the session because it did not hear of us for Options.SessionLease, and
+	// with it locks, watches and ephemeral files. An operation that fails so may have taken effect, once; if
+	// it has not, it never will. The Cell goes on with a new session by itself, and volumes stay open as long
+	// as nobody else opened them: it is their token that counts.
+	ErrSessionLost = errors.New("the cell ended the session (the operation may have taken effect)")
 	// ErrClosed: the Cell or Volume was closed.
 	ErrClosed = errors.New("closed")
 	// ErrQueueFull: Options.MaxQueued requests are waiting.

@@ -62,6 +62,11 @@ func (q *queue) init() {
 // admit cuts requests into calls as far as the limits allow.
 func (c *Cell) admit() {
 	for r := c.backlog; r != nil; r = c.backlog {
+		if r.bound != 0 && r.bound != c.session {
+			c.unlinkBacklog(nil, r)
+			c.finish(r, ErrSessionLost)
+			continue
+		}
 		for r.issued < r.total {
 			size, cost := r.piece()
 			if c.calls == maxCalls || r.mutates() && c.nextSeq-c.acked >= op.Window ||
@@ -177,7 +182,7 @@ func (c *Cell) release(q *call) {
 
 // settle ends a call, and its request with its last call.
 func (c *Cell) settle(q *call, res op.Result, err error) {
-	r := q.req
+	r, session := q.req, q.hdr.Session
 	c.release(q)
 	if r == nil {
 		return
@@ -189,7 +194,7 @@ func (c *Cell) settle(q *call, res op.Result, err error) {
 	if err != nil && r.Err == nil {
 		r.Err = err
 	}
-	r.call, r.result = nil, res
+	r.call, r.result, r.session = nil, res, session
 	if r.pieces--; r.pieces == 0 && r.whole {
 		c.finish(r, nil)
 	}
@@ -281,8 +286,8 @@ func (q *call) write(w *wire.Writer, tag uint64, r *Request) error {
 	case opQuery:
 		return w.Query(tag, r.query)
 	case opPropose:
-		q.head = op.Head(q.head[:0], &q.hdr, r.args, 0)
-		return w.Propose(tag, q.head)
+		q.head = op.Head(q.head[:0], &q.hdr, r.args, len(r.Data))
+		return w.Propose(tag, q.head, r.Data)
 	case Write, CompareAndWrite:
 		data := r.Data[q.at : q.at+int64(q.size)]
 		if len(q.sums) == 0 {

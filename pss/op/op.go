@@ -55,7 +55,7 @@ type Code uint8
 const (
 	_               Code = iota
 	Nop                  // nothing; the effect is its place in the log
-	SessionOpen          // session, epoch: make the session, or raise its epoch; older epochs are refused from here on
+	SessionOpen          // session, epoch, length (the lease in ms): make the session, or raise its epoch; older ones are refused from here on
 	SessionClose         // session, epoch: forget it; its number can't be opened again
 	Mkdir                // path: make the folder and its parents; a folder that is there already is success
 	Rmdir                // path: remove an empty folder
@@ -72,12 +72,37 @@ const (
 	WriteZeroes          // object, token, offset, length: reads as zeros
 	CompareAndWrite      // object, token, offset; payload: what must be there, and what to write
 	Flush                // object, token: everything before it is durable (it always is); a barrier in the log
+	AttrSet              // object, token, flags, name, version; payload: set or remove a volume's attribute. See attr.go
+	SessionExpire        // sessions with their epochs: end those whose lease is over. Only the master proposes it
+	LockTake             // name, object (a handle), flags: take a lock, or wait for it. Again with the same handle: ask how it stands
+	LockRelease          // name, object: give a lock back, or wait for it no more
+	QueuePost            // name; payload: append a message, answers with its number
+	QueueTake            // name, object: reserve the first message that nobody has, or wait for one. Again: ask how it stands
+	QueueAck             // name, object: remove the message that was reserved, or wait for it no more
+	Watch                // name, flags (an EventKind): buffer events of a folder, lock or queue for the session
+	Unwatch              // name, flags: no more of them
+	EventAck             // object: forget the session's events up to this number
 	codes
+)
+
+// The flags of operations. A flag belongs to one code; others are refused with Invalid.
+const (
+	FlagFirst     uint16 = 1 << 0 // SessionOpen: the sender was never told that the session is open
+	FlagEphemeral uint16 = 1 << 0 // CreateFile: the file ends with the session
+	FlagWrite     uint16 = 1 << 0 // LockTake: alone; otherwise together with other readers
+	FlagTry       uint16 = 1 << 1 // LockTake: Busy instead of waiting
+	FlagReturn    uint16 = 1 << 0 // QueueAck: leave the message to others
+
+	FlagShared uint16 = 1 << 0 // VolumeOpen: share the volume with all who open it so
+	FlagRenew  uint16 = 1 << 1 // VolumeOpen, with FlagShared: only if Token belongs to those who share it now
+	FlagBump   uint16 = 1 << 0 // AttrSet: give those who share the volume a new token
+	FlagRemove uint16 = 1 << 1 // AttrSet: remove the attribute; there is no payload
 )
 
 var names = [...]string{"", "nop", "session-open", "session-close", "mkdir", "rmdir", "create", "truncate",
 	"delete", "rename", "volume-create", "volume-open", "volume-grow", "volume-delete", "write", "unmap",
-	"write-zeroes", "compare-and-write", "flush"}
+	"write-zeroes", "compare-and-write", "flush", "attr-set",
+	"session-expire", "lock-take", "lock-release", "queue-post", "queue-take", "queue-ack", "watch", "unwatch", "event-ack"}
 
 // String names the code.
 func (c Code) String() string {
@@ -87,8 +112,11 @@ func (c Code) String() string {
 	return fmt.Sprintf("code-%d", uint8(c))
 }
 
-// hasPayload says whether the arguments of c are block sums of a payload.
-func (c Code) hasPayload() bool { return c == Write || c == CompareAndWrite }
+// hasPayload says whether the arguments of c begin with block sums of a payload.
+func (c Code) hasPayload() bool { return c == Write || c == CompareAndWrite || c.hasMore() }
+
+// hasMore says whether arguments follow the block sums. Such a payload may be empty.
+func (c Code) hasMore() bool { return c == AttrSet || c == QueuePost }
 
 // HasToken says whether c changes an object's data under a fencing token.
 func (c Code) HasToken() bool { return c >= Write && c <= Flush }
@@ -183,7 +211,7 @@ func headSum(b []byte, args int) uint32 {
 // Op is a parsed operation: its header, and views into its bytes.
 type Op struct {
 	Header
-	Args    []byte // names, or block sums; a view
+	Args    []byte // names, or block sums and then what More gives; a view
 	Payload []byte // a view
 }
 
@@ -234,7 +262,9 @@ func (o *Op) checkShape() error {
 		return fmt.Errorf("%w: %v of %d bytes", ErrInvalid, o.Code, o.Length)
 	case o.Offset > MaxVolume || o.Length > MaxVolume:
 		return fmt.Errorf("%w: %v at %d, %d bytes", ErrInvalid, o.Code, o.Offset, o.Length)
-	case o.Code.hasPayload() && len(o.Args) != 4*o.sums():
+	case o.Code.hasMore() && (n > MaxAttr || o.Length != uint64(n) || o.Offset != 0):
+		return fmt.Errorf("%w: %v of %d bytes at %d with %d bytes of payload", ErrInvalid, o.Code, o.Length, o.Offset, n)
+	case o.Code.hasMore() && len(o.Args) < 4*o.sums(), o.Code.hasPayload() && !o.Code.hasMore() && len(o.Args) != 4*o.sums():
 		return fmt.Errorf("%w: %v with %d bytes of sums", ErrInvalid, o.Code, len(o.Args))
 	}
 	return nil
@@ -248,6 +278,9 @@ func (o *Op) sums() int {
 	}
 	return Pieces(o.Offset, len(o.Payload))
 }
+
+// More is the arguments behind the block sums, of an operation that has both.
+func (o *Op) More() []byte { return o.Args[4*o.sums():] }
 
 // SumAt is the i-th block sum of an operation with a payload.
 func (o *Op) SumAt(i int) uint32 { return binary.LittleEndian.Uint32(o.Args[4*i:]) }

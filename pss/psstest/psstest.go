@@ -34,8 +34,11 @@ const (
 	Refuse                // NotMaster without a hint; then another server becomes master
 	AnswerTwice           // the answer comes twice
 	PauseAndElect         // it is executed, the master hangs and another one is elected
-	Verdicts      = iota  // how many there are
+	Verdicts      = iota  // how many of those above there are
 )
+
+// ExpireAfter has the operation executed, then all sessions end and the connection breaks before the answer.
+const ExpireAfter Verdict = 100
 
 // Cell is a cell of servers that share one state. The mutex guards the exported fields.
 type Cell struct {
@@ -47,6 +50,7 @@ type Cell struct {
 	Claims  int                    // added to the ids that servers greet with
 
 	Sessions map[uint64]*Session
+	Ended    map[uint64]bool // sessions that were closed or have expired
 	Names    map[string]*Object
 
 	t       testing.TB
@@ -55,6 +59,7 @@ type Cell struct {
 	servers []*server
 	term    uint64
 	master  uint8
+	coord   coordinator
 	wg      sync.WaitGroup
 	errs    []string
 }
@@ -73,6 +78,25 @@ type Object struct {
 	Kind  op.NodeKind
 	Data  []byte
 	Token uint64
+	Attrs map[string]Attr
+	since uint64 // the first token of those who share it; 0 while nobody does
+}
+
+// Attr is an attribute of a volume.
+type Attr struct {
+	Version uint64
+	Value   []byte
+}
+
+// hold says what becomes of an operation under a token.
+func (o *Object) hold(token uint64) op.Errno {
+	switch {
+	case token == o.Token:
+		return op.OK
+	case o.since != 0 && token >= o.since && token < o.Token:
+		return op.Moved
+	}
+	return op.Fenced
 }
 
 func (o *Object) resize(n int) {
@@ -94,12 +118,13 @@ type conn struct {
 	mu      sync.Mutex // guards w
 	w       *wire.Writer
 	refused bool // a proposal was refused: so are all later ones
+	session uint64
 }
 
 // New starts a cell of n servers without a master. It ends with the test.
 func New(t testing.TB, n int) *Cell {
 	f := &Cell{t: t, master: wire.None, term: 1,
-		Sessions: map[uint64]*Session{}, Names: map[string]*Object{}, objects: map[uint64]*Object{}}
+		Sessions: map[uint64]*Session{}, Ended: map[uint64]bool{}, Names: map[string]*Object{}, objects: map[uint64]*Object{}}
 	for i := range n {
 		s := &server{cell: f, id: uint8(i), conns: map[*conn]bool{}}
 		f.servers = append(f.servers, s)
@@ -272,7 +297,13 @@ func (k *conn) serve() {
 		k.wait()
 		switch h.Kind {
 		case wire.KindHello:
+			hello, err := wire.ParseHello(body)
+			if err != nil {
+				f.t.Errorf("hello: %v", err)
+				return
+			}
 			f.Lock()
+			k.session = hello.From
 			m := wire.HelloReply{Master: wire.Master{Term: f.term, Master: f.master}, Protocol: wire.Protocol, Server: k.s.id + uint8(f.Claims)}
 			f.Unlock()
 			k.send(func(w *wire.Writer) error { return w.HelloReply(m) })
@@ -336,6 +367,11 @@ func (k *conn) propose(tag uint64, body []byte) {
 	}
 	res := f.apply(&o)
 	switch v {
+	case ExpireAfter:
+		for id := range f.Sessions {
+			f.end(id)
+		}
+		fallthrough
 	case DropAfter:
 		f.drop(int(k.s.id))
 		k.refused = true
@@ -366,7 +402,10 @@ func (f *Cell) apply(o *op.Op) op.Result {
 	switch {
 	case o.Code == op.SessionOpen && s == nil && f.TooMany:
 		return op.Result{Errno: op.TooMany}
+	case o.Code == op.SessionOpen && s == nil && (f.Ended[o.Session] || o.Epoch > 1 && o.Flags&op.FlagFirst == 0):
+		return op.Result{Errno: op.NoSession}
 	case o.Code == op.SessionOpen && s == nil:
+		f.coord.apply(op.Header{Code: op.SessionOpen, Session: o.Session, Epoch: 1}, nil, nil)
 		f.Sessions[o.Session] = &Session{Epoch: o.Epoch, Acked: 1, Done: map[uint64]op.Result{}}
 		return op.Result{}
 	case s == nil:
@@ -383,7 +422,7 @@ func (f *Cell) apply(o *op.Op) op.Result {
 		}
 		return op.Result{Errno: op.StaleEpoch}
 	case o.Code == op.SessionClose:
-		delete(f.Sessions, o.Session)
+		f.end(o.Session)
 		return op.Result{}
 	}
 	s.Acked = max(s.Acked, o.Acked)
@@ -417,8 +456,8 @@ func (f *Cell) execute(o *op.Op) op.Result {
 		case o.Code == op.Truncate:
 			obj.resize(int(o.Length))
 			return op.Result{}
-		case obj.Kind == op.KindVolume && obj.Token != o.Token:
-			return fail(op.Fenced)
+		case obj.Kind == op.KindVolume && obj.hold(o.Token) != op.OK:
+			return fail(obj.hold(o.Token))
 		case obj.Kind == op.KindFile && int(o.Offset+o.Length) > len(obj.Data):
 			obj.resize(int(o.Offset + o.Length))
 		case int(o.Offset+o.Length) > len(obj.Data):
@@ -439,6 +478,14 @@ func (f *Cell) execute(o *op.Op) op.Result {
 			clear(there)
 		}
 		return op.Result{}
+	}
+	switch {
+	case o.Code == op.AttrSet:
+		return f.setAttr(o)
+	case o.Code >= op.LockTake && o.Code <= op.EventAck:
+		h := o.Header
+		h.Epoch = 1
+		return f.wake(f.coord.apply(h, o.Args, o.Payload))
 	}
 	name, rest, err := op.String(o.Args)
 	if err != nil {
@@ -478,8 +525,16 @@ func (f *Cell) execute(o *op.Op) op.Result {
 		return fail(op.NotFound)
 	case o.Code == op.VolumeOpen && obj.Kind != op.KindVolume:
 		return fail(op.Kind)
+	case o.Code == op.VolumeOpen && o.Flags&op.FlagRenew != 0 && obj.hold(o.Token) == op.Fenced:
+		return fail(op.Fenced)
 	case o.Code == op.VolumeOpen:
-		obj.Token++
+		if shared := o.Flags&op.FlagShared != 0; !shared || obj.since == 0 {
+			obj.Token++
+			obj.since = 0
+			if shared {
+				obj.since = obj.Token
+			}
+		}
 		return op.Result{Object: obj.ID, Token: obj.Token, Value: uint64(len(obj.Data))}
 	case o.Code == op.VolumeGrow && int(o.Length) < len(obj.Data):
 		return fail(op.Invalid)
@@ -492,6 +547,33 @@ func (f *Cell) execute(o *op.Op) op.Result {
 		}
 	}
 	return op.Result{}
+}
+
+func (f *Cell) setAttr(o *op.Op) op.Result {
+	obj := f.objects[o.Object]
+	name, version, err := o.Attr()
+	switch {
+	case err != nil:
+		return op.Result{Errno: op.Invalid}
+	case obj == nil:
+		return op.Result{Errno: op.NotFound}
+	case obj.hold(o.Token) != op.OK:
+		return op.Result{Errno: obj.hold(o.Token)}
+	case obj.Attrs[name].Version != version:
+		return op.Result{Errno: op.Conflict, Value: obj.Attrs[name].Version}
+	}
+	if obj.Attrs == nil {
+		obj.Attrs = map[string]Attr{}
+	}
+	f.made++
+	obj.Attrs[name] = Attr{f.made, bytes.Clone(o.Payload)}
+	if o.Flags&op.FlagRemove != 0 {
+		delete(obj.Attrs, name)
+	}
+	if o.Flags&op.FlagBump != 0 {
+		obj.Token++
+	}
+	return op.Result{Token: obj.Token, Value: obj.Attrs[name].Version}
 }
 
 func (k *conn) read(tag uint64, body []byte) {
@@ -545,7 +627,19 @@ func (k *conn) query(tag uint64, body []byte) {
 		return op.Node{Name: name, Kind: o.Kind, Object: o.ID, Bytes: uint64(len(o.Data))}
 	}
 	var a op.Answer
+	obj := f.objects[q.Object]
 	switch {
+	case q.Code == op.QueueGet || q.Code == op.EventGet:
+		a = f.coord.query(q)
+	case q.Code == op.TokenGet || q.Code == op.AttrGet:
+		switch {
+		case obj == nil:
+			a.Errno = op.NotFound
+		case q.Code == op.TokenGet:
+			a.Version = obj.Token
+		default:
+			a.Version, a.Value = obj.Attrs[q.Path].Version, obj.Attrs[q.Path].Value
+		}
 	case q.Code == op.ReadDir:
 		for _, name := range slices.Sorted(maps.Keys(f.Names)) {
 			if !strings.HasPrefix(name, q.Path+"/") || name[len(q.Path)+1:] <= q.Cursor {

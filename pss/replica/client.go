@@ -44,6 +44,8 @@ type client struct {
 	// at the same time it is one.
 	readSince atomic.Int64
 
+	heard atomic.Bool // since the master looked last
+
 	mu        sync.Mutex
 	room      sync.Cond // signalled when one of the counts below falls, or at the end
 	proposals int
@@ -200,6 +202,7 @@ func (r *Replica) refuse(h *wire.Hello) string {
 
 func (r *Replica) serveClient(conn net.Conn, rd *wire.Reader, hello *wire.Hello) error {
 	c := &client{r: r, conn: conn, session: hello.From, software: hello.Software}
+	c.heard.Store(true)
 	c.room.L = &c.mu
 	c.out = newOutlet(conn, &r.pool, c.signalRoom)
 	var writer sync.WaitGroup
@@ -250,6 +253,9 @@ func (c *client) receive(rd *wire.Reader) error {
 			return err
 		}
 		c.frames.Add(1)
+		if !c.heard.Load() {
+			c.heard.Store(true)
+		}
 		switch h.Kind {
 		case wire.KindPropose:
 			p, err := c.takeProposal(rd, h, slab)
@@ -299,6 +305,9 @@ func (c *client) takeProposal(rd *wire.Reader, h wire.Header, slab *wire.Slab) (
 	o, err := op.Parse(b)
 	if err == nil {
 		err = o.Check()
+	}
+	if err == nil && o.Code == op.SessionExpire {
+		err = fmt.Errorf("%w: %v from a client", wire.ErrProtocol, o.Code)
 	}
 	if err != nil {
 		return Proposal{}, err

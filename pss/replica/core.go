@@ -49,6 +49,8 @@ type Config struct {
 	OverlayBytes int64
 	// CheckpointEvery makes a checkpoint when there is anything new and the last one is so old.
 	CheckpointEvery time.Duration
+	// ExpireSessions has the master end the sessions of clients that Alive does not tell of.
+	ExpireSessions bool
 }
 
 // Origin tells who asked and under which tag, for the reply. All of it belongs to the caller.
@@ -97,6 +99,7 @@ type Output struct {
 	Notices  []Notice  // to be sent, each as a datagram
 	Identity *Identity // to be written to the root, then Core.IdentityKept is to be called
 	Table    *Table    // the cell's members, when they changed
+	Wakes    []uint64  // sessions whose clients are to be told that something they wait for is there
 }
 
 // Reset empties o and keeps its memory.
@@ -105,7 +108,7 @@ func (o *Output) Reset() {
 	clear(o.Appends)
 	clear(o.Replies)
 	clear(o.Notices)
-	*o = Output{Messages: o.Messages[:0], Appends: o.Appends[:0], Replies: o.Replies[:0], Notices: o.Notices[:0]}
+	*o = Output{Messages: o.Messages[:0], Appends: o.Appends[:0], Replies: o.Replies[:0], Notices: o.Notices[:0], Wakes: o.Wakes[:0]}
 }
 
 // waiter is a client that waits for the entry at an index.
@@ -138,6 +141,7 @@ type Core struct {
 	view    agreement.View
 	ready   bool // master, and an entry of its own term is applied
 	lease   atomic.Int64
+	leases  leases
 
 	queue    []Proposal // not yet proposed
 	waiting  []waiter   // clients of the entries from waitFrom on
@@ -199,6 +203,7 @@ func NewCore(cfg Config, l *log.Log, st *store.Store, ckpt store.Position, now t
 func (c *Core) Tick(now time.Duration) error {
 	c.now = now
 	c.node.Tick(now)
+	c.expire()
 	c.retrySnapshots()
 	c.survey()
 	return c.meet()
@@ -327,6 +332,7 @@ func (c *Core) observe(out *Output) {
 		c.refuseQueue(out)
 	}
 	c.view = v
+	c.leases.restart(c.now)
 	out.Master = &v
 }
 
@@ -460,6 +466,9 @@ func (c *Core) applyEntry(e *raftpb.Entry, out *Output) error {
 	case len(e.Data) > 0:
 		if res, err = c.machine.Apply(e.Index, e.Data); err != nil {
 			return err
+		}
+		if c.view.Self {
+			out.Wakes = append(out.Wakes, c.machine.Woken()...)
 		}
 	}
 	c.applied, c.appTerm = e.Index, e.Term

@@ -146,7 +146,7 @@ func (s *remoteSource) image(code uint16, ref ChunkRef, want *store.Blocks, img 
 		return img.Parse(s.buf)
 	case op.NotFound:
 		return ErrMoved
-	case op.Damaged:
+	case op.ReadDamaged:
 		return fmt.Errorf("chunk %d of object %d: %w", ref.Chunk, ref.Object, errDamagedThere)
 	}
 	return fmt.Errorf("chunk %d of object %d: %w", ref.Chunk, ref.Object, op.Errno(h.Code))
@@ -200,7 +200,7 @@ func (s *fetchServer) answer(rd *wire.Reader, h wire.Header, to cell.ID) error {
 	switch {
 	case errors.As(err, &damage):
 		s.r.repairs.request(damagedAt(damage), nil)
-		code, s.buf = op.Damaged, s.buf[:0]
+		code, s.buf = op.ReadDamaged, s.buf[:0]
 	case errors.Is(err, ErrMoved):
 		code, s.buf = op.NotFound, s.buf[:0]
 	case err != nil:

@@ -244,14 +244,14 @@ type damagedRead struct {
 func (c *client) repairRead(d *damagedRead, damage *store.DamageError) {
 	c.count(1, int(d.q.Length))
 	if d.seen++; d.seen > readAttempts || !c.r.repairs.request(damagedAt(damage), d.again) {
-		d.finish(op.Damaged, damage)
+		d.finish(op.ReadDamaged, damage)
 	}
 }
 
 // again repeats the read after a repair that ended with err.
 func (d *damagedRead) again(err error) {
 	if err != nil {
-		d.finish(op.Damaged, err)
+		d.finish(op.ReadDamaged, err)
 		return
 	}
 	d.c.r.tasks.Go(func() {

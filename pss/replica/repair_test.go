@@ -131,7 +131,7 @@ func TestNoCopyLeft(t *testing.T) {
 		rot(t, h.files(i, "00")[0], bad*op.BlockSize)
 	}
 	got := make([]byte, op.BlockSize)
-	if _, err := v.v.ReadAt(got, bad*op.BlockSize); !errors.Is(err, op.Damaged) {
+	if _, err := v.v.ReadAt(got, bad*op.BlockSize); !errors.Is(err, op.ReadDamaged) {
 		t.Fatalf("reading what is damaged everywhere: %v", err)
 	}
 	if stats := h.servers[h.master()].report().Repairs; stats.FailedReads == 0 || stats.Failed == 0 {

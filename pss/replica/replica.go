@@ -175,7 +175,7 @@ func (r *Replica) recover() error {
 	r.core, err = NewCore(Config{
 		ID: r.opts.ID, Identity: id, Servers: r.opts.Cell.Servers, Timing: r.opts.Timing, Logger: r.logger,
 		CheckpointBytes: stagger(r.opts.CheckpointBytes, r.opts.ID), OverlayBytes: r.opts.OverlayBytes,
-		CheckpointEvery: stagger(r.opts.CheckpointEvery, r.opts.ID),
+		CheckpointEvery: stagger(r.opts.CheckpointEvery, r.opts.ID), ExpireSessions: true,
 	}, r.log, st, ckpt, r.now())
 	if err != nil {
 		return err
@@ -296,7 +296,7 @@ func (r *Replica) tick() {
 		case <-r.ctx.Done():
 			return
 		case <-t.C:
-			r.drive(func(now time.Duration) error { return r.core.Tick(now) })
+			r.drive(func(now time.Duration) error { r.reportAlive(now); return r.core.Tick(now) })
 		}
 	}
 }
@@ -383,6 +383,9 @@ func (r *Replica) dispatch(touched *[]*outlet, wake bool) {
 	r.appends.add(out.Appends, wake)
 	for i := range out.Replies {
 		touch(touched, r.deliver(&out.Replies[i]))
+	}
+	for _, session := range out.Wakes {
+		r.wake(session, touched) // after the reply that said so to wait
 	}
 	if out.Flush != nil || out.Recycle != 0 {
 		r.upkeep.add(out.Flush, out.Recycle)

@@ -350,7 +350,7 @@ func (k *raw) next(kind wire.Kind) (wire.Header, []byte) {
 
 func (k *raw) propose(tag uint64) {
 	k.t.Helper()
-	check(k.t, k.w.Propose(tag, op.Head(nil, &op.Header{Code: op.SessionOpen, Session: 99, Epoch: uint32(tag)}, nil, 0)))
+	check(k.t, k.w.Propose(tag, op.Head(nil, &op.Header{Code: op.SessionOpen, Flags: op.FlagFirst, Session: 99, Epoch: uint32(tag)}, nil, 0)))
 	check(k.t, k.w.Flush())
 }
 

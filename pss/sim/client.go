@@ -179,7 +179,7 @@ func (c *client) send(r *request) {
 		k.opened = true
 		c.epoch++
 		k.transmit(&call{k: k, bytes: op.Head(nil,
-			&op.Header{Code: op.SessionOpen, Session: c.session, Epoch: c.epoch}, nil, 0)})
+			&op.Header{Code: op.SessionOpen, Flags: op.FlagFirst, Session: c.session, Epoch: c.epoch}, nil, 0)})
 	}
 	sent := &call{k: k, r: r}
 	if r.code != 0 {

@@ -21,7 +21,7 @@ import (
 const (
 	MaxSessions = 4096    // open sessions
 	MaxObjects  = 1 << 20 // folders, files and volumes, the root not counted
-	MaxClosed   = 1024    // closed sessions that are remembered, so that nothing late opens one again
+	MaxClosed   = 8192    // ended sessions that are remembered, so that nothing late opens one again
 )
 
 // SectorSize is what the size of a volume is a multiple of, in bytes.
@@ -57,6 +57,7 @@ type Machine struct {
 	store    Store
 	applied  uint64 // index of the last entry applied
 	sessions sessions
+	coord    *coordination
 	scratch  []byte // what CompareAndWrite reads into
 
 	// mu guards the shape of the tree and the map of objects against the readers in other goroutines.
@@ -67,7 +68,7 @@ type Machine struct {
 
 // New makes the machine of a cell that nothing has happened in yet.
 func New(store Store) *Machine {
-	return &Machine{store: store, sessions: newSessions(), tree: newTree()}
+	return &Machine{store: store, sessions: newSessions(), coord: newCoordination(), tree: newTree()}
 }
 
 // ErrOrder is wrapped by the error of Apply when an entry comes that was applied before.
@@ -78,12 +79,14 @@ var ErrOrder = errors.New("entries out of order")
 // of which some may be left out.
 //
 // An error is the store's, or ErrOrder. It says nothing about the operation, whose result the other
-// servers find, and leaves everything as it was before the entry. The caller removes the cause, such
+// servers find, and leaves everything as it was before the entry, but for the ending of a session (see end):
+// whatever the entry means is found when it is applied again. The caller removes the cause, such
 // as a block that is damaged on this server's disk, and applies the same entry again, or stops.
 func (m *Machine) Apply(index uint64, entry []byte) (op.Result, error) {
 	if index <= m.applied {
 		return op.Result{}, fmt.Errorf("%w: entry %d was applied, and now comes %d", ErrOrder, m.applied, index)
 	}
+	m.coord.woken = m.coord.woken[:0]
 	r := op.Result{Errno: op.Invalid}
 	if o, err := op.Parse(entry); err == nil {
 		if r, err = m.apply(index, &o); err != nil {
@@ -99,12 +102,14 @@ func (m *Machine) apply(index uint64, o *op.Op) (op.Result, error) {
 	switch {
 	case o.Session == 0 && o.Code == op.Nop:
 		return answer(op.OK)
+	case o.Session == 0 && o.Code == op.SessionExpire:
+		return m.sessionExpire(index, o)
 	case o.Session == 0:
 		return answer(op.Invalid)
 	case o.Code == op.SessionOpen:
-		return answer(m.sessions.open(o.Session, o.Epoch))
+		return answer(m.sessionOpen(o))
 	case o.Code == op.SessionClose:
-		return answer(m.sessions.close(o.Session, o.Epoch))
+		return m.sessionClose(index, o)
 	}
 	s := m.sessions.byID[o.Session]
 	if s == nil {
@@ -128,9 +133,9 @@ func (m *Machine) execute(index uint64, o *op.Op) (op.Result, error) {
 	case op.Nop:
 		return op.Result{}, nil
 	case op.Mkdir:
-		return m.mkdir(o)
+		return m.mkdir(index, o)
 	case op.Rmdir:
-		return m.rmdir(o)
+		return m.rmdir(index, o)
 	case op.CreateFile:
 		return m.createFile(index, o)
 	case op.Truncate:
@@ -155,6 +160,10 @@ func (m *Machine) execute(index uint64, o *op.Op) (op.Result, error) {
 		return m.compareAndWrite(index, o)
 	case op.Flush:
 		return m.flush(o)
+	case op.AttrSet:
+		return m.attrSet(index, o)
+	case op.LockTake, op.LockRelease, op.QueuePost, op.QueueTake, op.QueueAck, op.Watch, op.Unwatch, op.EventAck:
+		return m.coordinate(index, o)
 	default:
 		return answer(op.Invalid)
 	}

@@ -12,7 +12,7 @@ func (m *Machine) place(o *op.Op) (place, op.Errno) {
 }
 
 // mkdir makes a folder and those above it, all or none of them.
-func (m *Machine) mkdir(o *op.Op) (op.Result, error) {
+func (m *Machine) mkdir(index uint64, o *op.Op) (op.Result, error) {
 	path, rest, err := op.String(o.Args)
 	if err != nil || len(rest) != 0 {
 		return answer(op.Invalid)
@@ -44,12 +44,13 @@ func (m *Machine) mkdir(o *op.Op) (op.Result, error) {
 		n := &node{kind: op.KindDir, name: name}
 		n.touch(o.Stamp)
 		m.tree.attach(dir, n, o.Stamp)
+		m.dirEvent(index, dir, op.EventCreated, name)
 		dir = n
 	}
 	return answer(op.OK)
 }
 
-func (m *Machine) rmdir(o *op.Op) (op.Result, error) {
+func (m *Machine) rmdir(index uint64, o *op.Op) (op.Result, error) {
 	p, errno := m.place(o)
 	switch {
 	case errno != op.OK:
@@ -66,6 +67,7 @@ func (m *Machine) rmdir(o *op.Op) (op.Result, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.tree.detach(p.node, o.Stamp)
+	m.dirEvent(index, p.dir, op.EventDeleted, p.name)
 	return answer(op.OK)
 }
 
@@ -84,6 +86,7 @@ func (m *Machine) create(index uint64, p place, kind op.NodeKind, size, stamp ui
 	defer m.mu.Unlock()
 	m.tree.next++
 	m.tree.attach(p.dir, n, stamp)
+	m.dirEvent(index, p.dir, op.EventCreated, p.name)
 	return op.Result{Object: n.object}, nil
 }
 
@@ -92,9 +95,12 @@ func (m *Machine) remove(index uint64, n *node, stamp uint64) (op.Result, error)
 	if err := m.store.Delete(n.object, index); err != nil {
 		return op.Result{}, err
 	}
+	m.disown(n)
+	dir := n.parent
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.tree.detach(n, stamp)
+	m.dirEvent(index, dir, op.EventDeleted, n.name)
 	return answer(op.OK)
 }
 
@@ -105,8 +111,21 @@ func (m *Machine) createFile(index uint64, o *op.Op) (op.Result, error) {
 		return answer(errno)
 	case p.node != nil:
 		return answer(op.Exists)
+	case o.Flags&^op.FlagEphemeral != 0:
+		return answer(op.Invalid)
+	case o.Flags == 0:
+		return m.create(index, p, op.KindFile, 0, o.Stamp)
 	}
-	return m.create(index, p, op.KindFile, 0, o.Stamp)
+	s := m.sessions.byID[o.Session]
+	if len(s.owned) >= MaxEphemeral {
+		return answer(op.TooMany)
+	}
+	r, err := m.create(index, p, op.KindFile, 0, o.Stamp)
+	if err == nil && r.Errno == op.OK {
+		m.tree.objects[r.Object].owner = s.id
+		s.owned = append(s.owned, r.Object)
+	}
+	return r, err
 }
 
 func (m *Machine) deleteFile(index uint64, o *op.Op) (op.Result, error) {
@@ -162,11 +181,14 @@ func (m *Machine) rename(index uint64, o *op.Op) (op.Result, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if to.node != nil {
+		m.disown(to.node)
 		m.tree.detach(to.node, o.Stamp)
 	}
 	m.tree.detach(n, o.Stamp)
 	n.name = to.name
 	m.tree.attach(to.dir, n, o.Stamp)
+	m.dirEvent(index, from.dir, op.EventDeleted, from.name)
+	m.dirEvent(index, to.dir, op.EventCreated, to.name)
 	return answer(op.OK)
 }
 
@@ -202,12 +224,28 @@ func (m *Machine) volume(o *op.Op) (*node, op.Errno) {
 	return p.as(op.KindVolume)
 }
 
+// volumeOpen gives out a token. Whoever opens for himself fences all others; who opens to share fences an
+// exclusive holder, and gets the token that those have who share the volume already.
 func (m *Machine) volumeOpen(o *op.Op) (op.Result, error) {
 	n, errno := m.volume(o)
-	if errno != op.OK {
+	shared, renew := o.Flags&op.FlagShared != 0, o.Flags&op.FlagRenew != 0
+	switch {
+	case o.Flags&^(op.FlagShared|op.FlagRenew) != 0 || renew && !shared:
+		return answer(op.Invalid)
+	case errno != op.OK:
 		return answer(errno)
+	case renew && (o.Object != n.object || n.hold(o.Token) == op.Fenced):
+		return answer(op.Fenced)
 	}
-	n.token++
+	if !shared || n.sharers == 0 {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		n.token++
+		n.sharers = 0
+		if shared {
+			n.sharers = n.token
+		}
+	}
 	return op.Result{Object: n.object, Token: n.token, Value: n.size.Load()}, nil
 }
 

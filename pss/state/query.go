@@ -18,6 +18,14 @@ const (
 // Query answers a question about the tree, as of the last entry applied. An error is the store's, and
 // no answer to the question.
 func (m *Machine) Query(q op.Query) (op.Answer, error) {
+	switch q.Code {
+	case op.AttrGet, op.TokenGet:
+		return m.queryVolume(q), nil
+	case op.QueueGet:
+		return m.queryMessage(q), nil
+	case op.EventGet:
+		return m.queryEvents(q), nil
+	}
 	names, ok := split(q.Path)
 	if !ok || q.Code != op.Stat && q.Code != op.ReadDir {
 		return op.Answer{Errno: op.Invalid}, nil

@@ -2,6 +2,7 @@ package state
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -17,17 +18,24 @@ import (
 //	query           a line each: stat PATH, or readdir PATH [CURSOR]
 //	read            a line each: OBJECT OFFSET SIZE
 //	object          a line each: OBJECT
+//	volume          a line each: OBJECT [ATTRIBUTE], its token, or an attribute's version and value
+//	events          a line each: SESSION
+//	message         a line each: QUEUE NUMBER
 //	sessions        what is known of them
+//	coordination    all locks and queues
 //
 // Every operation is applied to twins, one of which is restored from its snapshot before.
 func TestScenarios(t *testing.T) {
 	datadriven.Walk(t, "testdata/scenarios", func(t *testing.T, file string) {
 		s := scenario{twins: newTwins(), session: 1, clients: map[uint64]*client{}}
 		datadriven.RunTest(t, file, func(t *testing.T, d *datadriven.TestData) string {
-			if d.Cmd == "sessions" {
+			switch d.Cmd {
+			case "sessions":
 				return s.sessions()
+			case "coordination":
+				return s.coordination()
 			}
-			run := map[string]func(*testing.T, []string) string{"apply": s.line, "query": s.query, "read": s.read, "object": s.object}[d.Cmd]
+			run := map[string]func(*testing.T, []string) string{"apply": s.line, "query": s.query, "read": s.read, "object": s.object, "volume": s.volume, "events": s.events, "message": s.message}[d.Cmd]
 			if run == nil {
 				d.Fatalf(t, "unknown command %s", d.Cmd)
 			}
@@ -47,6 +55,7 @@ type scenario struct {
 	*twins
 	session uint64 // of operations that don't say
 	clients map[uint64]*client
+	version uint64 // v= of the operation at hand
 }
 
 // client is what a session's client counts.
@@ -66,7 +75,7 @@ func (s *scenario) entry(t *testing.T, fields []string) []byte {
 			h.Code = c
 		}
 	}
-	h.Session = s.session
+	h.Session, s.version = s.session, 0
 	var paths []string
 	var data, old string
 	given := map[string]bool{}
@@ -98,9 +107,26 @@ func (s *scenario) entry(t *testing.T, fields []string) []byte {
 		c.epoch = h.Epoch
 	}
 	h.Epoch = c.epoch
-	if !given["seq"] && h.Code != op.SessionOpen && h.Code != op.SessionClose {
+	if !given["seq"] && h.Code != op.SessionOpen && h.Code != op.SessionClose && h.Code != op.SessionExpire {
 		c.seq++
 		h.Seq = c.seq
+	}
+	if h.Code == op.SessionExpire {
+		h.Session, h.Seq = 0, 0
+		var args []byte
+		for _, p := range paths { // SESSION.EPOCH
+			id, epoch, _ := strings.Cut(p, ".")
+			n := numbers(t, []string{id, epoch})
+			args = op.AppendExpiry(args, op.Expiry{Session: n[0], Epoch: uint32(n[1])})
+		}
+		return op.Head(nil, &h, args, 0)
+	}
+	if h.Code == op.QueuePost {
+		h.Length = uint64(len(data))
+		return append(op.Head(nil, &h, op.PostArgs(paths[0], []byte(data)), len(data)), data...)
+	}
+	if h.Code == op.AttrSet {
+		return encodeAttr(h, paths[0], s.version, []byte(data))
 	}
 	if h.Code == op.Write || h.Code == op.CompareAndWrite {
 		return encodeData(h, []byte(old+data))
@@ -138,6 +164,10 @@ func (s *scenario) set(t *testing.T, h *op.Header, key, value string) {
 		h.Length = n
 	case "at":
 		h.Stamp = n
+	case "flags":
+		h.Flags = uint16(n)
+	case "v":
+		s.version = n
 	default:
 		t.Fatalf("unknown key %s", key)
 	}
@@ -168,7 +198,75 @@ func (s *scenario) line(t *testing.T, fields []string) string {
 	if fields[0] == "bytes" {
 		return describe(s.apply(t, []byte(s.unquote(t, fields[1]))))
 	}
-	return describe(s.apply(t, s.entry(t, fields)))
+	out := describe(s.apply(t, s.entry(t, fields)))
+	if woken := s.a.Woken(); len(woken) > 0 {
+		out += fmt.Sprintf("; wakes %v", woken)
+	}
+	return out
+}
+
+// coordination shows all locks and queues, and what sessions watch.
+func (s *scenario) coordination() string {
+	var out strings.Builder
+	c := s.a.coord
+	for _, name := range sortedKeys(c.locks) {
+		l := c.locks[name]
+		fmt.Fprintf(&out, "lock %s, version %d:", name, l.version)
+		for i, h := range slices.Concat(l.holders, l.waiters) {
+			kind := map[bool]string{true: "W", false: "R"}[h.write]
+			if i >= len(l.holders) {
+				kind = "waits " + kind
+			}
+			fmt.Fprintf(&out, " %d.%d %s;", h.session, h.handle, kind)
+		}
+		fmt.Fprintln(&out)
+	}
+	for _, name := range sortedKeys(c.queues) {
+		fmt.Fprintf(&out, "queue %s:", name)
+		for _, g := range c.queues[name].messages {
+			fmt.Fprintf(&out, " %d %q for %d.%d;", g.number, g.data, g.taken.session, g.taken.handle)
+		}
+		for _, by := range c.queues[name].waiters {
+			fmt.Fprintf(&out, " %d.%d waits;", by.session, by.handle)
+		}
+		fmt.Fprintln(&out)
+	}
+	fmt.Fprintf(&out, "%d bytes, %d watches\n", c.bytes, len(c.watchers))
+	return out.String()
+}
+
+// events shows the events of a session as its client gets them.
+func (s *scenario) events(t *testing.T, fields []string) string {
+	t.Helper()
+	a, err := s.a.Query(op.Query{Code: op.EventGet, Object: numbers(t, fields)[0]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a.Errno != op.OK {
+		return a.Errno.Error()
+	}
+	list, err := op.ParseEvents(a.Value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := fmt.Sprintf("%d omitted", a.Version-1)
+	for _, e := range list {
+		out += fmt.Sprintf("\n  %d from %d: kind %d, mode %d, %q %q", e.Number, e.Source, e.Kind, e.Mode, e.Name, e.Entry)
+	}
+	return out
+}
+
+// message shows a queue's message.
+func (s *scenario) message(t *testing.T, fields []string) string {
+	t.Helper()
+	a, err := s.a.Query(op.Query{Code: op.QueueGet, Path: fields[0], Object: numbers(t, fields[1:])[0]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a.Errno != op.OK {
+		return a.Errno.Error()
+	}
+	return fmt.Sprintf("%d, %q", a.Version, a.Value)
 }
 
 func describe(r op.Result) string {
@@ -251,6 +349,25 @@ func (s *scenario) object(t *testing.T, fields []string) string {
 		return "none"
 	}
 	return fmt.Sprintf("%s, %d bytes", []string{"", "folder", "file", "volume"}[kind], size)
+}
+
+func (s *scenario) volume(t *testing.T, fields []string) string {
+	t.Helper()
+	q := op.Query{Code: op.TokenGet, Object: numbers(t, fields[:1])[0]}
+	if len(fields) > 1 {
+		q.Code, q.Path = op.AttrGet, fields[1]
+	}
+	a, err := s.a.Query(q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a.Errno != op.OK {
+		return a.Errno.Error()
+	}
+	if q.Code == op.TokenGet {
+		return fmt.Sprintf("token %d", a.Version)
+	}
+	return fmt.Sprintf("version %d, %q", a.Version, a.Value)
 }
 
 func (s *scenario) sessions() string {

@@ -35,6 +35,28 @@ type session struct {
 	// kept has the results of those done that are not plain success, in order of their numbers. Writes
 	// succeed plainly, so that a session needs no memory for each of them.
 	kept []kept
+
+	lease     uint32     // ms without a sign of life after which the master has the session expire
+	owned     []uint64   // objects of its ephemeral files, in order of their numbers
+	watches   []watch    // in the order they began
+	events    []op.Event // not acknowledged, in order
+	lastEvent uint64     // number of the last event, omitted ones included
+	omitted   uint64     // events that there was no room for
+}
+
+// Limits of a session's lease in ms. One that asks for 0 gets DefaultLease; what is outside is brought inside.
+const (
+	DefaultLease = 30_000
+	MinLease     = 1_000
+	MaxLease     = 24 * 3600 * 1000
+)
+
+// leaseOf is the lease that a session gets that asks for so many ms.
+func leaseOf(ms uint64) uint32 {
+	if ms == 0 {
+		return DefaultLease
+	}
+	return uint32(min(max(ms, MinLease), MaxLease))
 }
 
 type kept struct {
@@ -44,45 +66,41 @@ type kept struct {
 
 // sessions are the sessions of all clients.
 type sessions struct {
-	byID   map[uint64]*session // MaxSessions at most
+	byID   map[uint64]*session // MaxSessions at most; Machine.coord guards it against queries
 	closed []uint64            // those closed last, MaxClosed at most, the latest at the end
 }
 
 func newSessions() sessions { return sessions{byID: make(map[uint64]*session)} }
 
-// open makes a session or raises its epoch. A closed one stays closed: a late duplicate of its first
-// operations would be executed again otherwise.
-func (t *sessions) open(id uint64, epoch uint32) op.Errno {
-	s := t.byID[id]
+// open makes a session or raises its epoch. One that was closed or has expired stays so: what its client has
+// under way may have been executed, and would be executed again otherwise. The cell remembers the last
+// MaxClosed of those, and beyond them believes nobody who says by epoch or flag that he was here before.
+func (t *sessions) open(o *op.Op) op.Errno {
+	s := t.byID[o.Session]
 	switch {
-	case s != nil && epoch < s.epoch:
+	case o.Flags&^op.FlagFirst != 0:
+		return op.Invalid
+	case s != nil && o.Epoch < s.epoch:
 		return op.StaleEpoch
 	case s != nil:
-		s.epoch = epoch
+		s.epoch, s.lease = o.Epoch, leaseOf(o.Length)
 		return op.OK
-	case slices.Contains(t.closed, id):
+	case slices.Contains(t.closed, o.Session), o.Epoch > 1 && o.Flags&op.FlagFirst == 0:
 		return op.NoSession
 	case len(t.byID) >= MaxSessions:
 		return op.TooMany
 	}
-	t.byID[id] = &session{id: id, epoch: epoch, acked: 1}
+	t.byID[o.Session] = &session{id: o.Session, epoch: o.Epoch, acked: 1, lease: leaseOf(o.Length)}
 	return op.OK
 }
 
-func (t *sessions) close(id uint64, epoch uint32) op.Errno {
-	s := t.byID[id]
-	switch {
-	case s == nil:
-		return op.NoSession
-	case epoch != s.epoch:
-		return op.StaleEpoch
-	}
+// end forgets a session, and remembers that it ended.
+func (t *sessions) end(id uint64) {
 	delete(t.byID, id)
 	if len(t.closed) == MaxClosed {
 		t.closed = t.closed[:copy(t.closed, t.closed[1:])]
 	}
 	t.closed = append(t.closed, id)
-	return op.OK
 }
 
 // admit decides what becomes of an operation: it is settled with a result, or to be executed. It

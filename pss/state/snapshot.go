@@ -13,7 +13,7 @@ import (
 // equal bytes. Whoever keeps it protects it with a checksum.
 //
 //	 0  u32  "PSSM"
-//	 4  u16  version, 1
+//	 4  u16  version, 2
 //	 6  u16  0
 //	 8  u64  size of the whole in bytes
 //	16  u64  index of the last entry applied
@@ -26,12 +26,25 @@ import (
 //	         sessions in order of their ids:
 //	           u64 id, u64 acked, u32 epoch, u32 kept results, Window/8 bytes executed,
 //	           each kept result in order: u64 number, 28 bytes of op.AppendResult
+//	           u32 lease in ms, u64 number of the last event, u64 events omitted, u16 watches, u16 events,
+//	           each watch: u8 kind, name; each event: op.AppendEvent
 //	         nodes from the root on, each before what is in it, in order of their names:
 //	           u8 kind, u8 size of the name, the name, u64 modified, then
-//	           a folder: u32 entries; a file: u64 object, u64 size; a volume: u64 object, u64 size, u64 token
+//	           a folder: u32 entries; a file: u64 object, u64 size, u64 owner; a volume: u64 object, u64 size, u64 token,
+//	           u64 first token of those who share it or 0, u8 attributes, each in order of their names:
+//	             u8 size of the name, the name, u64 version, u32 size of the value, the value
+//	         u32 locks, in order of their names: name, u64 version, u8 0, u16 holders, u16 waiters,
+//	           each of these: u64 session, u64 handle, u8 1 for a writer
+//	         u32 queues, in order of their names: name, u16 messages, u16 waiters,
+//	           each message: u64 number, u64 session, u64 handle, u32 size, content
+//	           each waiter: u64 session, u64 handle
+//
+// A name without its size is u16 size, bytes. Version 1, which this program still reads, has sessions that end
+// with their results, files with their size and volumes with their token, and no locks and queues.
 const (
 	snapshotMagic   = 'P' | 'S'<<8 | 'S'<<16 | 'M'<<24
-	snapshotVersion = 1
+	snapshotVersion = 2
+	oldVersion      = 1 // read, and written no more
 	snapshotHead    = 48
 	sessionBytes    = 24 + op.Window/8
 	keptBytes       = 8 + op.ResultSize
@@ -40,7 +53,8 @@ const (
 
 // MaxSnapshot is the size in bytes that no snapshot exceeds. One of a few volumes has some hundred bytes.
 const MaxSnapshot = snapshotHead + 8*MaxClosed + MaxSessions*(sessionBytes+op.Window*keptBytes) +
-	(MaxObjects+1)*(1+1+op.MaxName+8+24)
+	(MaxObjects+1)*(1+1+op.MaxName+8+24+9) + MaxAttrBytes +
+	MaxSessions*sessionExtra + 8 + MaxCoordination
 
 // ErrSnapshot is wrapped by every error of Restore: the bytes are no snapshot, or one of a version
 // that this program does not know.
@@ -63,6 +77,7 @@ func (m *Machine) Snapshot(dst []byte) []byte {
 	dst = le.AppendUint32(dst, 0)
 	dst = m.sessions.append(dst)
 	dst = m.tree.root.append(dst)
+	dst = m.coord.append(dst)
 	le.PutUint64(dst[base+8:], uint64(len(dst)-base))
 	return dst
 }
@@ -89,6 +104,7 @@ func (t *sessions) append(b []byte) []byte {
 		for _, k := range s.kept {
 			b = op.AppendResult(le.AppendUint64(b, k.seq), k.result)
 		}
+		b = s.appendEvents(b)
 	}
 	return b
 }
@@ -108,8 +124,20 @@ func (n *node) append(b []byte) []byte {
 	}
 	b = le.AppendUint64(b, n.object)
 	b = le.AppendUint64(b, n.size.Load())
+	if n.kind == op.KindFile {
+		b = le.AppendUint64(b, n.owner)
+	}
 	if n.kind == op.KindVolume {
 		b = le.AppendUint64(b, n.token)
+		b = le.AppendUint64(b, n.sharers)
+		b = append(b, byte(len(n.attrs)))
+		for _, a := range n.attrs {
+			b = append(b, byte(len(a.name)))
+			b = append(b, a.name...)
+			b = le.AppendUint64(b, a.version)
+			b = le.AppendUint32(b, uint32(len(a.value)))
+			b = append(b, a.value...)
+		}
 	}
 	return b
 }
@@ -117,7 +145,7 @@ func (n *node) append(b []byte) []byte {
 // Restore makes the machine what it was when the snapshot was made. No bytes at all stand for a cell
 // that nothing has happened in. After an error, which wraps ErrSnapshot, the machine is as before.
 func (m *Machine) Restore(snapshot []byte) error {
-	restored := Machine{sessions: newSessions(), tree: newTree()}
+	restored := Machine{sessions: newSessions(), coord: newCoordination(), tree: newTree()}
 	if len(snapshot) > 0 {
 		if err := restored.decode(snapshot); err != nil {
 			return err
@@ -125,7 +153,7 @@ func (m *Machine) Restore(snapshot []byte) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.applied, m.sessions, m.tree = restored.applied, restored.sessions, restored.tree
+	m.applied, m.sessions, m.coord, m.tree = restored.applied, restored.sessions, restored.coord, restored.tree
 	return nil
 }
 
@@ -135,7 +163,7 @@ func (m *Machine) decode(b []byte) error {
 	d := decoder{b: b, size: len(b)}
 	if magic, version := d.u32(), d.u16(); d.failed || magic != snapshotMagic {
 		return d.refuse("%d bytes that begin with %#x", len(b), magic)
-	} else if version != snapshotVersion {
+	} else if d.version = version; version != snapshotVersion && version != oldVersion {
 		return d.refuse("version %d, and this program knows %d", version, snapshotVersion)
 	}
 	zero, size := uint32(d.u16()), d.u64()
@@ -148,11 +176,19 @@ func (m *Machine) decode(b []byte) error {
 	case nodes > MaxObjects || open > MaxSessions || closed > MaxClosed || m.tree.next == 0:
 		return d.refuse("%d nodes, %d sessions, %d closed ones, next object %d", nodes, open, closed, m.tree.next)
 	}
-	if err := m.sessions.decode(&d, open, closed); err != nil {
+	if err := m.sessions.decode(&d, m.coord, open, closed); err != nil {
 		return err
 	}
 	if err := m.tree.decode(&d); err != nil {
 		return err
+	}
+	if err := m.adopt(&d); err != nil {
+		return err
+	}
+	if d.version != oldVersion {
+		if err := m.coord.decode(&d, &m.sessions); err != nil {
+			return err
+		}
 	}
 	if d.failed || len(d.b) != 0 || m.tree.count != int(nodes) {
 		return d.refuse("%d bytes after %d of %d nodes", len(d.b), m.tree.count, nodes)
@@ -160,7 +196,7 @@ func (m *Machine) decode(b []byte) error {
 	return nil
 }
 
-func (t *sessions) decode(d *decoder, open, closed int64) error {
+func (t *sessions) decode(d *decoder, c *coordination, open, closed int64) error {
 	if int64(len(d.b)) < closed*8+open*sessionBytes {
 		return d.refuse("%d bytes for %d sessions and %d closed ones", len(d.b), open, closed)
 	}
@@ -178,6 +214,9 @@ func (t *sessions) decode(d *decoder, open, closed int64) error {
 			return d.refuse("session %d after %d, acked %d, %d results", s.id, last, s.acked, results)
 		}
 		if err := s.decodeKept(d, results); err != nil {
+			return err
+		}
+		if err := s.decodeEvents(d, c); err != nil {
 			return err
 		}
 		last = s.id
@@ -251,9 +290,19 @@ func (t *tree) decodeObject(d *decoder, n *node) error {
 	n.object = d.u64()
 	size := d.u64()
 	valid := n.kind == op.KindFile && size <= op.MaxVolume
+	if n.kind == op.KindFile && d.version != oldVersion {
+		n.owner = d.u64()
+	}
 	if n.kind == op.KindVolume {
 		n.token = d.u64()
 		valid = validVolume(size)
+		if d.version != oldVersion {
+			n.sharers = d.u64()
+			valid = valid && n.sharers <= n.token
+			if err := t.decodeAttrs(d, n); err != nil {
+				return err
+			}
+		}
 	}
 	if d.failed || !valid || n.object == 0 || n.object >= t.next || t.objects[n.object] != nil {
 		return d.refuse("%q is object %d of %d, kind %d, %d bytes", n.name, n.object, t.next, n.kind, size)
@@ -263,11 +312,35 @@ func (t *tree) decodeObject(d *decoder, n *node) error {
 	return nil
 }
 
+func (t *tree) decodeAttrs(d *decoder, n *node) error {
+	count := int(d.u8())
+	if d.failed || count > MaxAttrs {
+		return d.refuse("%d attributes of %q", count, n.name)
+	}
+	for i := range count {
+		a := attr{name: string(d.take(int(d.u8()))), version: d.u64()}
+		size := d.u32()
+		if d.failed || size > op.MaxAttr || int(size) > len(d.b) {
+			return d.refuse("attribute %q of %q has %d bytes", a.name, n.name, size)
+		}
+		if size > 0 {
+			a.value = slices.Clone(d.take(int(size)))
+		}
+		t.attrs += a.bytes()
+		if !validName(a.name) || i > 0 && a.name <= n.attrs[i-1].name || a.version == 0 || t.attrs > MaxAttrBytes {
+			return d.refuse("attribute %d of %q is %q, version %d", i, n.name, a.name, a.version)
+		}
+		n.attrs = append(n.attrs, a)
+	}
+	return nil
+}
+
 // decoder takes bytes off a snapshot. Once they don't suffice it has failed, and yields zeros.
 type decoder struct {
-	b      []byte
-	size   int
-	failed bool
+	b       []byte
+	size    int
+	version uint16
+	failed  bool
 }
 
 func (d *decoder) refuse(format string, args ...any) error {

@@ -107,6 +107,7 @@ var frames = map[string]func(*Writer) error{
 	"status":        func(w *Writer) error { return w.Status(12, "paxos") },
 	"status-reply":  func(w *Writer) error { return w.StatusReply(12, op.OK, []byte("{}")) },
 	"goodbye":       func(w *Writer) error { return w.Goodbye("wrong server") },
+	"wake":          func(w *Writer) error { return w.Wake(0x1122334455667788) },
 	"raft-app":      func(w *Writer) error { return w.Raft(&sampleApp) },
 	"raft-snap":     func(w *Writer) error { return w.Raft(&sampleSnap) },
 	"manifest":      func(w *Writer) error { return w.Frame(KindManifest, 0, 0, []byte{9, 0, 0, 0, 0, 0, 0, 0}) },

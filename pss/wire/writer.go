@@ -275,6 +275,9 @@ func (w *Writer) Ping(tag uint64) error { return w.Frame(KindPing, 0, tag, nil) 
 // Pong adds the answer to the Ping with this tag.
 func (w *Writer) Pong(tag uint64) error { return w.Frame(KindPong, 0, tag, nil) }
 
+// Wake tells a client that something its session waits for is there.
+func (w *Writer) Wake(session uint64) error { return w.Frame(KindWake, 0, session, nil) }
+
 // Status asks for a report.
 func (w *Writer) Status(tag uint64, what string) error {
 	return w.Frame(KindStatus, 0, tag, []byte(what))
