@@ -9,6 +9,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -47,8 +48,9 @@ type Options struct {
 	CheckpointEvery time.Duration // between checkpoints at the most, while anything changes
 	SegmentBytes    int64         // of a log segment
 
-	ScrubEvery time.Duration // from one scrub to the next; negative: only when it is asked for
-	ScrubRate  int64         // bytes a second that a scrub covers
+	CatchUpRate int64         // bytes a second that a server which lags too far takes from another
+	ScrubEvery  time.Duration // from one scrub to the next; negative: only when it is asked for
+	ScrubRate   int64         // bytes a second that a scrub covers
 
 	Disk disk.FS // what Root is on; nil: the folder Root. Tests give a disk that can fail
 }
@@ -58,6 +60,7 @@ func (o Options) withDefaults() Options {
 	o.OverlayBytes = cmp.Or(o.OverlayBytes, DefaultOverlayBytes)
 	o.CheckpointEvery = cmp.Or(o.CheckpointEvery, DefaultCheckpointEvery)
 	o.SegmentBytes = cmp.Or(o.SegmentBytes, DefaultSegmentBytes)
+	o.CatchUpRate = cmp.Or(o.CatchUpRate, DefaultCatchUpRate)
 	o.ScrubEvery = cmp.Or(o.ScrubEvery, DefaultScrubEvery)
 	o.ScrubRate = cmp.Or(o.ScrubRate, DefaultScrubRate)
 	return o
@@ -89,8 +92,11 @@ type Replica struct {
 	upkeep  *upkeep
 	repairs *repairs
 	scrub   *scrub
-	tcp     net.Listener
-	udp     *datagrams
+	fetch   atomic.Pointer[fetching] // the catch-up under way
+
+	fetchedBytes atomic.Uint64 // by all catch-ups
+	tcp          net.Listener
+	udp          *datagrams
 
 	maxClients int // maxClients, but in tests
 	clients    struct {

@@ -24,6 +24,8 @@ type Report struct {
 	Last        uint64               `json:"last_index"`
 	OverlaySize int64                `json:"overlay_bytes"`
 	Space       SpaceReport          `json:"space"`
+	Fetched     uint64               `json:"catch_up_bytes"`     // received by all catch-ups since the start
+	CatchUp     *CatchUpReport       `json:"catch_up,omitempty"` // while one is under way
 	Scrub       ScrubReport          `json:"scrub"`
 	Repairs     RepairStats          `json:"repairs"`
 	Members     []agreement.Progress `json:"members,omitempty"` // as the master knows them
@@ -36,7 +38,7 @@ func (r *Replica) report() Report {
 	active, frozen := r.store.OverlayBytes()
 	rep := Report{ID: r.opts.ID, Version: release.Version, UptimeSecs: time.Since(r.start).Seconds(),
 		Term: v.Term, IsMaster: v.Self, Commit: pos.Commit, Applied: pos.Applied, Last: pos.Last,
-		OverlaySize: active + frozen, Space: r.room, Scrub: r.scrub.report(), Repairs: r.repairs.stats(), Members: r.core.Node().Progress(nil)}
+		OverlaySize: active + frozen, Space: r.room, Scrub: r.scrub.report(), CatchUp: r.fetch.Load().report(), Fetched: r.fetchedBytes.Load(), Repairs: r.repairs.stats(), Members: r.core.Node().Progress(nil)}
 	if v.Known {
 		rep.Master = &v.Master
 	}

@@ -130,6 +130,8 @@ type Store struct {
 	last   uint64    // index of the newest operation
 	frozen uint64    // index of the last freeze
 
+	discards atomic.Uint64 // numbers the folders with discardedName since Open
+
 	spareMu sync.Mutex
 	spare   []*layer
 }
