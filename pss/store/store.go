@@ -31,11 +31,10 @@ var (
 	ErrOrder    = errors.New("operations out of order")
 	ErrBusy     = errors.New("a flush or an installation is under way")
 	ErrClosed   = errors.New("the store is closed")
-	ErrRepair   = errors.New("the bytes offered for a repair are not those that were lost")
 )
 
 // DamageError reports bytes on disk that are not what was written there. The rest of the store can
-// be used; see Repair for blocks.
+// be used; see Mend for blocks.
 type DamageError struct {
 	Object    uint64
 	Block     uint64 // number of the block in the object; 0 if the damage is not in a block's data or record
