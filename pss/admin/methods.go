@@ -119,6 +119,7 @@ type Status struct {
 	Space       Space    `json:"space"`
 	Scrub       Scrub    `json:"scrub"`
 	Repairs     Repairs  `json:"repairs"`
+	Fetched     uint64   `json:"catch_up_bytes"`     // received by all catch-ups since the start
 	CatchUp     *CatchUp `json:"catch_up,omitempty"` // while it takes over the difference from another server
 	Health      []string `json:"health,omitempty"`   // what an operator should know, in words; empty: all is well
 
@@ -131,6 +132,12 @@ type Status struct {
 type CatchUp struct {
 	From  cell.ID `json:"from"`
 	Since uint64  `json:"since_index"` // what the server had before
+
+	Bytes       int64   `json:"bytes"`        // received
+	Chunks      int64   `json:"chunks"`       // that are to be compared and fetched
+	ChunksDone  int64   `json:"chunks_done"`  // of them
+	Rate        int64   `json:"rate"`         // bytes a second
+	SecondsLeft float64 `json:"seconds_left"` // at the pace so far
 }
 
 // Member is how far a member is, as the master knows it.

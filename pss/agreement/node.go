@@ -135,6 +135,9 @@ const (
 	Full Condition = 1 << iota // its disk is full, or nearly
 )
 
+// Digest is a sum over what applying entries up to an index led to. Servers exchange them with their heartbeats.
+type Digest struct{ Index, Sum uint64 }
+
 // Node is one server's part in the agreement. It is not safe for concurrent use.
 type Node struct {
 	self   uint64 // own number as a member
@@ -154,6 +157,9 @@ type Node struct {
 
 	condition  Condition            // of this server
 	conditions map[uint64]Condition // of each member, as it told in this term
+	digest     Digest               // of this server
+	digests    map[uint64]Digest    // of each member, as it told in this term
+	agreed     Digest               // what a majority has, as this master found or a master told
 }
 
 // NewNode starts from what the log and the checkpoint hold. now is the present time on the clock
@@ -164,7 +170,7 @@ func NewNode(c Config, now time.Duration) (n *Node, err error) {
 		votesAt: now + c.Timing.electionTimeout() + c.Timing.Tick,
 		store:   newStorage(c.Log, c.Members, c.Applied, c.Snapshot),
 		stamps:  make(map[uint64]time.Duration), echoes: make(map[uint64]time.Duration),
-		conditions: make(map[uint64]Condition),
+		conditions: make(map[uint64]Condition), digests: make(map[uint64]Digest),
 	}
 	if first := c.Log.First(); first > c.Applied+1 {
 		return nil, fmt.Errorf("the log begins at %d but the checkpoint ends at %d", first, c.Applied)
@@ -245,8 +251,12 @@ func (n *Node) Step(now time.Duration, m raftpb.Message, stamp, echo time.Durati
 		}
 		if m.Term >= n.raft.BasicStatus().Term { // an older one will not be taken
 			n.stamps[m.From] = stamp
+			if m.Index > n.agreed.Index {
+				n.agreed = Digest{m.Index, m.LogTerm}
+			}
 			n.votesAt = max(n.votesAt, n.now+n.timing.promise())
 		}
+		m.Index, m.LogTerm = 0, 0
 	case raftpb.MsgHeartbeatResp:
 		n.observeTerm()
 		if m.Term == n.term && echo > n.echoes[m.From] && echo <= n.now {
@@ -255,8 +265,9 @@ func (n *Node) Step(now time.Duration, m raftpb.Message, stamp, echo time.Durati
 		}
 		if m.Term == n.term {
 			n.conditions[m.From] = Condition(m.RejectHint)
+			n.digests[m.From] = Digest{m.Index, m.LogTerm}
 		}
-		m.RejectHint = 0 // raft has no such field in this message
+		m.RejectHint, m.Index, m.LogTerm = 0, 0, 0 // raft has no such fields in this message
 	case raftpb.MsgApp, raftpb.MsgAppResp, raftpb.MsgSnap, raftpb.MsgVoteResp, raftpb.MsgPreVoteResp,
 		raftpb.MsgTimeoutNow:
 	default:
@@ -276,6 +287,7 @@ func (n *Node) observeTerm() {
 		n.term, n.proven, n.handover = t, 0, false
 		clear(n.echoes)
 		clear(n.conditions)
+		clear(n.digests)
 	}
 }
 
@@ -364,9 +376,11 @@ func (n *Node) sort(out *Output, m *raftpb.Message) {
 		switch m.Type {
 		case raftpb.MsgHeartbeat:
 			o.Stamp = n.now
+			o.Message.Index, o.Message.LogTerm = n.agreed.Index, n.agreed.Sum
 		case raftpb.MsgHeartbeatResp:
 			o.Echo = n.stamps[m.To]
 			o.Message.RejectHint = uint64(n.condition)
+			o.Message.Index, o.Message.LogTerm = n.digest.Index, n.digest.Sum
 		}
 		out.Messages = append(out.Messages, o)
 	}
@@ -479,6 +493,15 @@ func (n *Node) HandingOver() bool {
 // SetCondition sets what this server tells the master of itself.
 func (n *Node) SetCondition(c Condition) { n.condition = c }
 
+// SetDigest sets what this server has found.
+func (n *Node) SetDigest(d Digest) { n.digest = d }
+
+// AgreedDigest is the newest one that a majority is known to have.
+func (n *Node) AgreedDigest() Digest { return n.agreed }
+
+// SetAgreedDigest has a master tell what a majority has.
+func (n *Node) SetAgreedDigest(d Digest) { n.agreed = d }
+
 // Unreachable tells that messages to a server were lost.
 func (n *Node) Unreachable(id cell.ID) {
 	for _, m := range n.membersOf(id) {
@@ -526,6 +549,7 @@ type Progress struct {
 	Sending string // raft's state of replication to it
 
 	Condition Condition // what it told last
+	Digest    Digest    `json:"-"`
 }
 
 // Progress lists the members a master replicates to, itself included, in no order; on other servers it is empty.
@@ -534,11 +558,11 @@ func (n *Node) Progress(dst []Progress) []Progress {
 		return dst
 	}
 	for id, pr := range n.raft.Status().Progress {
-		condition := n.conditions[id]
+		condition, digest := n.conditions[id], n.digests[id]
 		if id == n.self {
-			condition = n.condition
+			condition, digest = n.condition, n.digest
 		}
-		dst = append(dst, Progress{ID: memberID(id), Member: id, Voter: !pr.IsLearner, Match: pr.Match, Condition: condition,
+		dst = append(dst, Progress{ID: memberID(id), Member: id, Voter: !pr.IsLearner, Match: pr.Match, Condition: condition, Digest: digest,
 			Active: pr.RecentActive || id == n.self, Lagging: pr.State == tracker.StateSnapshot,
 			Sending: pr.State.String()})
 	}

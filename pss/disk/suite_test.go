@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// TestFS runs one suite on both implementations: what a test shows on the Mem holds on a disk.
+// TestFS runs one suite on all implementations: what a test shows on the Mem holds on a disk.
 func TestFS(t *testing.T) {
 	kinds := []struct {
 		name string
@@ -20,6 +20,7 @@ func TestFS(t *testing.T) {
 	}{
 		{"Dir", func(t *testing.T) FS { return must(Dir(t.TempDir()))(t) }},
 		{"Mem", func(*testing.T) FS { return NewMem() }},
+		{"Shadow", func(*testing.T) FS { return Shadow(NewMem()) }},
 	}
 	tests := []struct {
 		name string

@@ -180,6 +180,7 @@ func (c *Core) installed() error {
 	c.logger.Info("caught up", "from", c.behind.From, "index", got.Index, "was", c.applied)
 	c.applied, c.appTerm = got.Index, got.Term
 	c.mem.table, c.tableNews = table, true
+	c.digest.begin(c.applied)
 	c.checkpoints = []uint64{got.Index}
 	c.base = base{index: got.Index, term: got.Term, members: members, meta: got.Meta, objects: c.store.Objects(store.Checkpoint)}
 	c.flushAt, c.behind = c.now, nil

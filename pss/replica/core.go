@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -47,6 +48,8 @@ type Config struct {
 	CheckpointBytes int64
 	// OverlayBytes of changed blocks in memory make applying wait for the checkpoint under way.
 	OverlayBytes int64
+	// DigestEvery is how many entries are summed up to be compared with the other servers; 0 is DefaultDigestEvery.
+	DigestEvery uint64
 	// CheckpointEvery makes a checkpoint when there is anything new and the last one is so old.
 	CheckpointEvery time.Duration
 	// ExpireSessions has the master end the sessions of clients that Alive does not tell of.
@@ -160,6 +163,8 @@ type Core struct {
 	behind  *CatchUp // this server lags too far: under way
 	retryAt time.Duration
 
+	digest digester
+
 	hurt   hurt // damage that applying waits for
 	mended bool // blocks were repaired that are damaged on disk until the next checkpoint
 
@@ -196,6 +201,8 @@ func NewCore(cfg Config, l *log.Log, st *store.Store, ckpt store.Position, now t
 	if err := c.engage(members); err != nil {
 		return nil, err
 	}
+	c.digest.every = cmp.Or(cfg.DigestEvery, DefaultDigestEvery)
+	c.digest.begin(c.applied)
 	return c, nil
 }
 
@@ -285,6 +292,9 @@ func (c *Core) Pump(out *Output) error {
 		if !busy && !proposed && !applied {
 			break
 		}
+	}
+	if err := c.digest.check(c.node.AgreedDigest()); err != nil {
+		return err
 	}
 	if err := c.catchUp(out); err != nil {
 		return err
@@ -472,6 +482,9 @@ func (c *Core) applyEntry(e *raftpb.Entry, out *Output) error {
 		}
 	}
 	c.applied, c.appTerm = e.Index, e.Term
+	if c.digest.add(e, &res) {
+		c.node.SetDigest(c.digest.kept[0])
+	}
 	if c.view.Self && e.Term == c.view.Term {
 		c.ready = true
 	}

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync/atomic"
 	"time"
 
+	"github.com/paxos-iscsi/paxos-iscsi/pss/admin"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/store"
@@ -25,11 +27,85 @@ const lastPart = 1
 // catchUp carries a CatchUp out.
 func (r *Replica) catchUp(b *CatchUp) {
 	r.logger.Info("catching up", "from", b.From, "since", b.Since)
-	m, err := r.fetchAll(b)
+	f := &fetching{r: r, began: time.Now()}
+	r.fetch.Store(f)
+	m, err := r.fetchAll(b, f)
+	r.fetch.Store(nil)
 	r.drive(func(time.Duration) error { return r.core.CaughtUp(m, err) })
+	if err := r.store.Sweep(); err != nil {
+		r.logger.Warn("what was fetched in vain is left until the next start", "error", err)
+	}
 }
 
-func (r *Replica) fetchAll(b *CatchUp) (*Manifest, error) {
+// DefaultCatchUpRate is how many bytes a second a server that catches up takes at the most: less than what
+// clients need of the other server's disk and network.
+const DefaultCatchUpRate = 128 << 20
+
+// fetching is a catch-up under way: it counts, and keeps to the rate.
+type fetching struct {
+	r     *Replica
+	began time.Time
+
+	bytes  atomic.Int64 // received
+	done   atomic.Int64 // chunks of the present round that are staged
+	chunks atomic.Int64 // of the present round
+}
+
+func (f *fetching) report() *admin.CatchUp {
+	if f == nil {
+		return nil
+	}
+	took := time.Since(f.began).Seconds()
+	rep := &admin.CatchUp{Bytes: f.bytes.Load(), Chunks: f.chunks.Load(), ChunksDone: f.done.Load()}
+	rep.Rate = int64(float64(rep.Bytes) / took)
+	if rep.ChunksDone > 0 {
+		rep.SecondsLeft = took / float64(rep.ChunksDone) * float64(max(0, rep.Chunks-rep.ChunksDone))
+	}
+	return rep
+}
+
+// took counts bytes that were received, and waits as long as the rate wants.
+func (f *fetching) took(n int) {
+	all := f.bytes.Add(int64(n))
+	f.r.fetchedBytes.Add(uint64(n))
+	ahead := time.Duration(float64(all)/float64(f.r.opts.CatchUpRate)*float64(time.Second)) - time.Since(f.began)
+	if ahead > minFetchPause {
+		f.r.wait(ahead)
+	}
+}
+
+// minFetchPause is the shortest pause that is worth a timer.
+const minFetchPause = 5 * time.Millisecond
+
+// pacedSource is a Source that is counted and keeps to a rate.
+type pacedSource struct {
+	*remoteSource
+	f    *fetching
+	last ChunkRef
+}
+
+// Manifest implements Source.
+func (s *pacedSource) Manifest(since uint64) (*Manifest, error) {
+	m, err := s.remoteSource.Manifest(since)
+	if err == nil {
+		s.f.chunks.Store(int64(len(m.Chunks)))
+		s.f.done.Store(0)
+	}
+	return m, err
+}
+
+// Image implements Source.
+func (s *pacedSource) Image(ref ChunkRef, want *store.Blocks, img *store.Image) error {
+	err := s.remoteSource.Image(ref, want, img)
+	s.f.took(len(s.buf))
+	if ref != s.last {
+		s.last = ref
+		s.f.done.Add(1)
+	}
+	return err
+}
+
+func (r *Replica) fetchAll(b *CatchUp, f *fetching) (*Manifest, error) {
 	p := r.peer(b.From)
 	if p == nil {
 		return nil, fmt.Errorf("server %d is not in this cell", b.From)
@@ -40,7 +116,7 @@ func (r *Replica) fetchAll(b *CatchUp) (*Manifest, error) {
 	}
 	defer conn.Close()
 	defer r.closeWith(conn)()
-	return b.Pull(newRemoteSource(conn, fetchTimeout))
+	return b.Pull(&pacedSource{remoteSource: newRemoteSource(conn, fetchTimeout), f: f})
 }
 
 // remoteSource is another server as a Source.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss/log"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/state"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/store"
 )
 
@@ -133,4 +134,16 @@ func (c *Core) Repaired(at Repair, err error) error {
 		h.askAt = c.now + repairRetry
 	}
 	return nil
+}
+
+// CheckMeta says whether a server can start from what a checkpoint keeps besides blocks.
+func CheckMeta(at store.Position) error {
+	if at.Index == 0 {
+		return nil
+	}
+	_, _, machine, err := decodeMeta(at.Meta)
+	if err != nil {
+		return err
+	}
+	return state.New(nil).Restore(machine)
 }

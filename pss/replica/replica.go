@@ -48,8 +48,9 @@ type Options struct {
 	CheckpointEvery time.Duration // between checkpoints at the most, while anything changes
 	SegmentBytes    int64         // of a log segment
 
-	ScrubEvery time.Duration // from one scrub to the next; negative: only when it is asked for
-	ScrubRate  int64         // bytes a second that a scrub covers
+	CatchUpRate int64         // bytes a second that a server which lags too far takes from another
+	ScrubEvery  time.Duration // from one scrub to the next; negative: only when it is asked for
+	ScrubRate   int64         // bytes a second that a scrub covers
 
 	Disk       disk.FS       // what Root is on; nil: the folder Root. Tests give a disk that can fail
 	ClientIdle time.Duration // after which a client that says nothing is dropped; zero stands for DefaultClientIdle
@@ -60,6 +61,7 @@ func (o Options) withDefaults() Options {
 	o.OverlayBytes = cmp.Or(o.OverlayBytes, DefaultOverlayBytes)
 	o.CheckpointEvery = cmp.Or(o.CheckpointEvery, DefaultCheckpointEvery)
 	o.SegmentBytes = cmp.Or(o.SegmentBytes, DefaultSegmentBytes)
+	o.CatchUpRate = cmp.Or(o.CatchUpRate, DefaultCatchUpRate)
 	o.ScrubEvery = cmp.Or(o.ScrubEvery, DefaultScrubEvery)
 	o.ScrubRate = cmp.Or(o.ScrubRate, DefaultScrubRate)
 	o.ClientIdle = cmp.Or(o.ClientIdle, DefaultClientIdle)
@@ -95,8 +97,11 @@ type Replica struct {
 	upkeep  *upkeep
 	repairs *repairs
 	scrub   *scrub
-	tcp     net.Listener
-	udp     *datagrams
+	fetch   atomic.Pointer[fetching] // the catch-up under way
+
+	fetchedBytes atomic.Uint64 // by all catch-ups
+	tcp          net.Listener
+	udp          *datagrams
 
 	refused refusals
 	dialled peerConnections

@@ -30,7 +30,7 @@ func (r *Replica) report() admin.Status {
 		Role: roleOf(r.opts.ID), Term: v.Term, IsMaster: v.Self, Commit: pos.Commit, Applied: pos.Applied, Last: pos.Last,
 		LogFirst: r.log.First(), LogBytes: r.log.Stats().Bytes, Checkpoint: r.core.Checkpoint(),
 		OverlaySize: active + frozen, Root: r.opts.Root, Auth: r.opts.Cell.Auth.Status(), Refused: r.refused.report(),
-		Space: r.room, Scrub: r.scrub.report(), Repairs: r.repairs.stats(),
+		Space: r.room, Scrub: r.scrub.report(), Repairs: r.repairs.stats(), Fetched: r.fetchedBytes.Load(),
 		HeartbeatMS: (timing.Tick * time.Duration(timing.Heartbeat)).Milliseconds(),
 		ElectionMS:  (timing.Tick * time.Duration(timing.Election)).Milliseconds()}
 	if v.Known {
@@ -39,7 +39,10 @@ func (r *Replica) report() admin.Status {
 		rep.Health = append(rep.Health, "no master is known: a majority of the core servers must be up and connected")
 	}
 	if b := r.core.behind; b != nil {
-		rep.CatchUp = &admin.CatchUp{From: b.From, Since: b.Since}
+		if rep.CatchUp = r.fetch.Load().report(); rep.CatchUp == nil {
+			rep.CatchUp = new(admin.CatchUp)
+		}
+		rep.CatchUp.From, rep.CatchUp.Since = b.From, b.Since
 		rep.Health = append(rep.Health, "it lags behind the log, and takes over what changed from another server")
 	}
 	r.clients.Lock()

@@ -90,7 +90,9 @@ func (c *Core) survey() {
 	voters, full := 0, 0
 	var best agreement.Progress
 	found := false
-	for _, p := range c.node.Progress(c.progress[:0]) {
+	all := c.node.Progress(c.progress[:0])
+	c.compareDigests(all)
+	for _, p := range all {
 		if !p.Voter {
 			continue
 		}

@@ -24,6 +24,7 @@ const (
 	simCheckpoint = 16 << 10
 	simOverlay    = 48 << 10
 	simEvery      = time.Second
+	simDigest     = 16 // entries
 )
 
 var simTiming = agreement.LAN
@@ -87,7 +88,8 @@ func (s *server) boot() {
 	}
 	s.store = st
 	s.core, err = replica.NewCore(replica.Config{ID: s.id, Members: w.members(), Timing: simTiming, Logger: quiet,
-		CheckpointBytes: simCheckpoint, OverlayBytes: simOverlay, CheckpointEvery: simEvery}, s.log, st, ckpt, s.clock())
+		CheckpointBytes: simCheckpoint, OverlayBytes: simOverlay, CheckpointEvery: simEvery,
+		DigestEvery: simDigest}, s.log, st, ckpt, s.clock())
 	if err != nil {
 		fail(err)
 		return

@@ -128,22 +128,15 @@ func TestDamagedBlock(t *testing.T) {
 			if err := r.feed(e, uint64(len(r.log))); !errors.As(err, &damage) {
 				t.Fatalf("a partial write: %v", err)
 			}
-			if c.what == "data" {
-				if err := r.s.Repair(1, 0, make([]byte, BlockSize)); !errors.Is(err, ErrRepair) {
-					t.Errorf("repaired with something else: %v", err)
-				}
-			}
-			for b := range c.blocks {
-				if err := r.s.Repair(1, uint64(b), r.now.block(1, int64(b))); err != nil {
-					t.Fatal(err)
+			other, _ := damaged(t)
+			other.open()
+			for chunk := range uint32((c.blocks + BlocksPerChunk - 1) / BlocksPerChunk) {
+				if left := r.mend(other, Newest, 1, chunk); left != 0 {
+					t.Fatalf("chunk %d: %d blocks stay damaged", chunk, left)
 				}
 			}
 			r.now.apply(e)
 			if err := r.feed(e, uint64(len(r.log))); err != nil {
-				t.Fatal(err)
-			}
-			r.equal(r.now)
-			if err := r.s.Repair(1, 0, make([]byte, BlockSize)); err != nil { // not needed: without effect
 				t.Fatal(err)
 			}
 			r.equal(r.now)

@@ -14,6 +14,7 @@
 //	  aa/bb/cc                   chunk aabbcc (hex): 4 MiB of plain bytes, sparse
 //	  aa/bb/sums                 for each of the 256 chunks of the folder 1024 records, see record.go
 //	staging/<object>/            chunks on their way in from another server, see staging.go
+//	discarded-<n>/               what was staged in vain, until it is removed
 //
 // Folders are named after the number of an object, which is never reused, and the label given at
 // its creation, so that no rename or deletion can be half done on disk. The tree that users see is
@@ -43,9 +44,25 @@
 // for those that began before, the flush waits once, between steps 2 and 3 (see gates). Readers
 // hold no lock of the applying goroutine while they wait for the disk.
 //
+// # What is noticed
+//
+// Each block has a record beside it, in another file: checksum, kind, and the index of the entry that changed it
+// last, bound to object and block number by a check. The index page of a folder has the same for each chunk, and the
+// checkpoint a sum over the pages. So reading notices
+//
+//   - bytes that changed, that belong to another block, chunk or object, or that the disk does not give;
+//   - a record that changed, got lost, or is that of another block, with its data or without;
+//   - chunk files that were exchanged or lost, if they do not have the same bytes;
+//   - a data write that got lost while the record's was done, and the reverse.
+//
+// Open notices index pages that changed, got lost or are old. What a server can't notice by itself is a
+// write of data and record that both got lost, so that an older version of the block, whole by itself, is back; and
+// a block that was damaged in memory before its checksum was computed. Comparing the records with those of another
+// server shows the former, since the chunk's index tells that both are of one state (Image.Differing, Replace).
+//
 // # Who owns what
 //
-// The apply side (Create, Delete, Write, Zero, Truncate, Repair, Freeze, Install, Close) belongs
+// The apply side (Create, Delete, Write, Zero, Truncate, Mend, Replace, Freeze, Install, Close) belongs
 // to one goroutine; Flush.Run to one other, started by the caller after each Freeze. Everything
 // that reads may be called from any goroutine. The package starts none itself.
 package store

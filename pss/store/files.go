@@ -18,6 +18,7 @@ const (
 	preparingName  = "prepared.tmp" // prepared while it is being written
 	dataName       = "data"
 	stagingName    = "staging"
+	discardedName  = "discarded-" // and a number: what was staged in vain
 	indexName      = "index"
 	sumsName       = "sums"
 )

@@ -319,5 +319,8 @@ func (s *Store) sweep(c *checkpoint) error {
 			return fmt.Errorf("removing %s: %w", name, err)
 		}
 	}
+	if err := s.Sweep(); err != nil {
+		return err
+	}
 	return s.removeStaging()
 }

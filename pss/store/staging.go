@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strings"
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss/disk"
 )
@@ -48,10 +49,41 @@ func (s *Store) Stage() (*Staging, error) {
 	if busy {
 		return nil, ErrBusy
 	}
-	if err := s.removeStaging(); err != nil {
-		return nil, errors.Join(err, st.Abandon())
+	if err := s.discardStaging(); err != nil {
+		s.mu.Lock()
+		s.staging = nil
+		s.mu.Unlock()
+		return nil, err
 	}
 	return st, nil
+}
+
+// discardStaging puts what was staged out of the way, at no cost that depends on how much it is. Sweep removes it.
+func (s *Store) discardStaging() error {
+	from := s.inDir(stagingName)
+	to := fmt.Sprintf("%s%d", s.inDir(discardedName), s.discards.Add(1))
+	if err := s.fs.Rename(from, to); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("discarding %s: %w", stagingName, err)
+	}
+	return nil
+}
+
+// Sweep removes what was discarded. It may take long; any goroutine may call it, beside everything else. What it
+// does not get to Open removes.
+func (s *Store) Sweep() error {
+	list, err := s.fs.ReadDir(s.o.Dir)
+	if err != nil {
+		return fmt.Errorf("listing %s: %w", s.o.Dir, err)
+	}
+	for _, e := range list {
+		if !e.Dir || !strings.HasPrefix(e.Name, discardedName) {
+			continue
+		}
+		if err := s.fs.RemoveAll(s.inDir(e.Name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("removing %s: %w", e.Name, err)
+		}
+	}
+	return nil
 }
 
 // removeStaging removes what was staged.
@@ -62,7 +94,7 @@ func (s *Store) removeStaging() error {
 	return nil
 }
 
-// Abandon ends the staging without effect. Apply side.
+// Abandon ends the staging without effect. What was staged is left to Sweep. Apply side.
 func (st *Staging) Abandon() error {
 	s := st.s
 	s.mu.Lock()
@@ -74,7 +106,7 @@ func (st *Staging) Abandon() error {
 	if !current {
 		return nil
 	}
-	return s.removeStaging()
+	return s.discardStaging()
 }
 
 // Missing finds the blocks of a chunk whose bytes have to be fetched, given an image of it without

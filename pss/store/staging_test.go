@@ -247,8 +247,8 @@ func TestDifference(t *testing.T) {
 	if err := to.s.staging.Abandon(); err != nil {
 		t.Fatal(err)
 	}
-	if err := to.s.Repair(1, 7, from.now.block(1, 7)); err != nil {
-		t.Fatal(err)
+	if left := to.mend(from, Newest, 1, 0); left != 0 {
+		t.Fatalf("%d blocks stay damaged", left)
 	}
 	f, err := to.s.Freeze(to.s.Index(), 7, nil)
 	if err != nil {

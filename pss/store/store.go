@@ -31,11 +31,10 @@ var (
 	ErrOrder    = errors.New("operations out of order")
 	ErrBusy     = errors.New("a flush or an installation is under way")
 	ErrClosed   = errors.New("the store is closed")
-	ErrRepair   = errors.New("the bytes offered for a repair are not those that were lost")
 )
 
 // DamageError reports bytes on disk that are not what was written there. The rest of the store can
-// be used; see Repair for blocks.
+// be used; see Mend for blocks.
 type DamageError struct {
 	Object    uint64
 	Block     uint64 // number of the block in the object; 0 if the damage is not in a block's data or record
@@ -129,6 +128,8 @@ type Store struct {
 	dirty  []*object // objects whose active layer was made since the last freeze
 	last   uint64    // index of the newest operation
 	frozen uint64    // index of the last freeze
+
+	discards atomic.Uint64 // numbers the folders with discardedName since Open
 
 	spareMu sync.Mutex
 	spare   []*layer

@@ -295,7 +295,6 @@ func TestCallsOutOfPlace(t *testing.T) {
 		{"delete nothing", s.Delete(9, 3), ErrNoObject},
 		{"create again", s.Create(1, "", 3), ErrOrder},
 		{"index too large", s.Create(4, "", hasFile), ErrOrder},
-		{"repair too little", s.Repair(1, 0, b[1:]), ErrRange},
 		{"export too far", s.Export(Newest, 1, MaxChunks, nil, new(Image)), ErrRange},
 	} {
 		if !errors.Is(c.err, c.want) {

@@ -2,7 +2,6 @@ package store
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
@@ -14,7 +13,7 @@ import (
 // are kept by reference: nobody may change data any more. Apply side.
 //
 // A block that is written in part is read and merged. If that fails nothing has changed, and the
-// call can be made again after Repair.
+// call can be made again after Mend.
 func (s *Store) Write(object uint64, off int64, data, sums []byte, entryOffset int, index uint64) error {
 	o, err := s.change(object, off, int64(len(data)), index)
 	if err != nil {
@@ -260,45 +259,4 @@ func (z *zeroer) done() {
 	if z.blocks > 0 {
 		z.s.count(z.o.active, z.bytes, z.blocks)
 	}
-}
-
-// Repair gives back a block that ReadAt found damaged. data is the block as another replica has it.
-// If the block's record is still good, data must be what it describes, or the error is ErrRepair;
-// if the record is damaged too, the caller vouches that data is the block's content at this
-// replica's newest entry. The block then goes the way of a write, but keeps its index; the disk is
-// mended by the next flush. Apply side.
-func (s *Store) Repair(object, block uint64, data []byte) error {
-	if len(data) != BlockSize || block >= op.MaxVolume/BlockSize {
-		return fmt.Errorf("%w: repairing block %d with %d bytes", ErrRange, block, len(data))
-	}
-	o, err := s.find(Newest, object)
-	if err != nil {
-		return err
-	}
-	chunk, first := uint32(block/BlocksPerChunk), int(block%BlocksPerChunk)
-	newest := o.entry(Newest, chunk) &^ hasFile
-	b, sum := [BlockSize]byte(data), op.Sum(data)
-	c := [1]cell{}
-	var damage *DamageError
-	switch err := s.cells(o, Newest, chunk, first, c[:]); {
-	case errors.As(err, &damage):
-		c[0] = cell{index: newest, sum: sum, kind: Data}
-	case err != nil:
-		return err
-	case c[0].kind != Data || c[0].data != nil:
-		return nil // overwritten since
-	case c[0].sum != sum:
-		return fmt.Errorf("%w: block %d of object %d: want %08x, got %08x",
-			ErrRepair, block, object, c[0].sum, sum)
-	}
-	c[0].data, c[0].src = &b, inline
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	l := s.layer(o)
-	n := l.chunks[chunk]
-	l.put(block, c[0], &n)
-	n.newest = newest
-	l.chunks[chunk] = n
-	s.count(l, BlockSize, 1)
-	return nil
 }
