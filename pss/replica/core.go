@@ -42,6 +42,8 @@ type Config struct {
 	// Without one (its Root is zero) members are fixed.
 	Identity Identity
 	Servers  []cell.Server // of server.conf, for founding and joining
+	Life     uint64        // of this process: random, for founding
+	Source   *cell.ID      // whom to catch up from at first; nil: the master
 
 	// CheckpointBytes of changed blocks in memory begin a checkpoint.
 	CheckpointBytes int64
@@ -125,7 +127,8 @@ type Core struct {
 
 	mem       membership
 	notices   []Notice
-	tableNews bool // since the last Pump
+	tableNews bool          // since the last Pump
+	heardAt   time.Duration // when the master's last message came
 
 	now     time.Duration
 	agreed  agreement.Output
@@ -189,6 +192,9 @@ func (c *Core) Step(now time.Duration, m raftpb.Message, stamp, echo time.Durati
 	c.now = max(c.now, now)
 	if c.foreign(&m) {
 		return nil
+	}
+	if m.From == c.node.Master() {
+		c.heardAt = c.now
 	}
 	if m.Type == raftpb.MsgSnap && m.Snapshot != nil && m.Snapshot.Metadata.Index > c.applied {
 		c.lag(m)
