@@ -15,10 +15,11 @@ import (
 	"github.com/paxos-iscsi/paxos-iscsi/pss/wire"
 )
 
-// Named limits of promotion.
+// Named limits of promotion, and of what is said of waiting.
 const (
-	levelEntries = 1024 // a learner that lacks no more of the log is level
-	levelLooks   = 8    // ticks in a row in which it must be level before it gets a vote
+	levelEntries = 1024             // a learner that lacks no more of the log is level
+	sayEvery     = 30 * time.Second // between log lines about what is waited for
+	levelLooks   = 8                // ticks in a row in which it must be level before it gets a vote
 )
 
 // ErrRetired reports that this server's number is out of use: it was removed from the cell, or another root has
@@ -43,6 +44,8 @@ type membership struct {
 	stamps    map[cell.ID]time.Duration // newest announcement of each server
 	orphanAt  time.Duration             // when a member without a master announced itself last
 	strangers uint64                    // messages dropped
+	waited    string                    // what the log was told last that this server waits for
+	saidAt    time.Duration
 }
 
 // applicant is a server that asks to be taken in.
@@ -90,6 +93,7 @@ func (c *Core) Table() Table { return c.mem.table }
 func (c *Core) meet() error {
 	if e := c.mem.entrance; e != nil {
 		c.notices = e.announce(c.now, c.notices)
+		c.sayWaiting(e)
 		return nil
 	}
 	if !c.cell() {
@@ -105,6 +109,18 @@ func (c *Core) meet() error {
 		}
 	}
 	return c.govern()
+}
+
+// sayWaiting tells the log what founding or joining waits for, when that changes and now and then.
+func (c *Core) sayWaiting(e *entrance) {
+	m := &c.mem
+	for _, w := range e.waitsFor() {
+		if w != m.waited || c.now-m.saidAt > sayEvery {
+			m.waited, m.saidAt = w, c.now
+			c.logger.Info("waiting for " + w)
+		}
+		return
+	}
 }
 
 // orphan says that this member has heard of no master for longer than one is silent.

@@ -42,20 +42,17 @@ type rootFiles struct {
 	ckpt  store.Position
 }
 
-func openRoot(root string, segmentBytes, overlayBytes int64) (f *rootFiles, err error) {
+// takeRoot locks a root and reads its identity; nothing is made in it.
+func takeRoot(root string) (f *rootFiles, id Identity, err error) {
 	f = new(rootFiles)
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, f.close())
-		}
-	}()
 	if f.dir, err = disk.Dir(root); err != nil {
-		return f, err
+		return f, id, err
 	}
-	if f.lock, err = disk.Lock(root); err != nil {
-		return f, err
+	if id, err = ReadIdentity(f.dir); err != nil {
+		return f, id, err
 	}
-	return f, f.open(segmentBytes, overlayBytes)
+	f.lock, err = disk.Lock(root)
+	return f, id, err
 }
 
 func (f *rootFiles) open(segmentBytes, overlayBytes int64) (err error) {
@@ -82,16 +79,19 @@ func (f *rootFiles) close() error {
 
 // Look surveys the root of a server that does not run.
 func Look(root string, id cell.ID) (s Survey, err error) {
-	f, err := openRoot(root, DefaultSegmentBytes, DefaultOverlayBytes)
+	f, found, err := takeRoot(root)
+	defer func() { err = errors.Join(err, f.close()) }()
 	if err != nil {
 		return s, err
 	}
-	defer func() { err = errors.Join(err, f.close()) }()
-	if s.Identity, err = ReadIdentity(f.dir); err != nil {
-		return s, err
+	if s.Identity = found; found.ID != id {
+		return s, fmt.Errorf("%w: it is server %d's", ErrForeign, found.ID)
 	}
-	if s.Identity.ID != id {
-		return s, fmt.Errorf("%w: it is server %d's", ErrForeign, s.Identity.ID)
+	if found.Number == 0 {
+		return s, nil // there is nothing to be seen
+	}
+	if err := f.open(DefaultSegmentBytes, DefaultOverlayBytes); err != nil {
+		return s, err
 	}
 	s.Last, s.Commit, s.Checkpoint = f.log.Last(), max(f.log.HardState().Commit, f.ckpt.Index), f.ckpt.Index
 	members := foundersMembers(s.Identity.Founders)
