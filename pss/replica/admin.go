@@ -40,12 +40,21 @@ func adminMethods() map[string]adminMethod {
 		admin.MethodHandOver:   {do: adminHandOver},
 		admin.MethodShutdown:   {do: adminShutdown},
 		admin.MethodCheckpoint: {do: adminCheckpoint},
-		admin.MethodProcess:    {do: adminProcess},
-		admin.MethodSockets:    {do: adminSockets},
-		admin.MethodLog:        {do: adminLog, timeout: adminNoLimit},
-		admin.MethodProbe:      {do: adminProbe},
-		admin.MethodLoad:       {do: adminLoad},
-		admin.MethodPeers:      {do: adminPeers},
+		admin.MethodFound:      {do: adminFound},
+
+		admin.MethodMembers: {do: adminMembers},
+		admin.MethodAdd:     adminEdit("is let in", func(a admin.AddArgs) (cell.ID, edit) { return a.ID, editAdd(a) }),
+		admin.MethodMove:    adminEdit("moves", func(a admin.AddArgs) (cell.ID, edit) { return a.ID, editMove(a) }),
+		admin.MethodRemove:  adminEdit("is removed", simple(editRemove)),
+		admin.MethodReplace: adminEdit("is to be replaced", simple(editReplace)),
+		admin.MethodPromote: adminEdit("is to vote", simple(editPromote)),
+		admin.MethodDemote:  adminEdit("loses its vote", simple(editDemote)),
+		admin.MethodProcess: {do: adminProcess},
+		admin.MethodSockets: {do: adminSockets},
+		admin.MethodLog:     {do: adminLog, timeout: adminNoLimit},
+		admin.MethodProbe:   {do: adminProbe},
+		admin.MethodLoad:    {do: adminLoad},
+		admin.MethodPeers:   {do: adminPeers},
 	}
 }
 

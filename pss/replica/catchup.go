@@ -80,6 +80,9 @@ var ErrNotNeeded = errors.New("the log reached this server meanwhile")
 func (c *Core) lag(m raftpb.Message) {
 	if c.behind == nil {
 		from, _ := cell.FromRaft(m.From) // checked where it came in
+		if c.cfg.Source != nil && *c.cfg.Source != c.cfg.ID {
+			from, c.cfg.Source = *c.cfg.Source, nil // if that fails, the master is next
+		}
 		c.behind = &CatchUp{From: from, told: m}
 	}
 }

@@ -43,6 +43,8 @@ type Config struct {
 	// Without one (its Root is zero) members are fixed.
 	Identity Identity
 	Servers  []cell.Server // of server.conf, for founding and joining
+	Life     uint64        // of this process: random, for founding
+	Source   *cell.ID      // whom to catch up from at first; nil: the master
 
 	// CheckpointBytes of changed blocks in memory begin a checkpoint.
 	CheckpointBytes int64
@@ -134,7 +136,8 @@ type Core struct {
 
 	mem       membership
 	notices   []Notice
-	tableNews bool // since the last Pump
+	tableNews bool          // since the last Pump
+	heardAt   time.Duration // when the master's last message came
 
 	now     time.Duration
 	agreed  agreement.Output
@@ -221,6 +224,9 @@ func (c *Core) Step(now time.Duration, m raftpb.Message, stamp, echo time.Durati
 	c.now = max(c.now, now)
 	if c.foreign(&m) {
 		return nil
+	}
+	if m.From == c.node.Master() {
+		c.heardAt = c.now
 	}
 	if c.space == spaceNone && (m.Type == raftpb.MsgSnap || m.Type == raftpb.MsgApp && len(m.Entries) > 0) {
 		return nil // as if it were lost

@@ -23,7 +23,9 @@ type datagrams struct {
 	r     *Replica
 	conn  *net.UDPConn
 	addrs [cell.MaxServers]atomic.Pointer[netip.AddrPort]
-	box   *auth.Box // nil in an open cell
+	// guests are where announcements of servers came from that this one does not know the address of.
+	guests [cell.MaxServers]atomic.Pointer[netip.AddrPort]
+	box    *auth.Box // nil in an open cell
 	// buf and sealed are for send, which the Replica's lock guards.
 	buf, sealed []byte
 }
@@ -125,10 +127,15 @@ func (d *datagrams) send(m *agreement.Outgoing) {
 func (d *datagrams) notify(n *Notice) {
 	to := d.addrs[n.To].Load()
 	if to == nil {
-		return
+		if to = d.guests[n.To].Load(); to == nil {
+			return
+		}
 	}
 	b, err := wire.AppendDatagram(d.buf[:0], &wire.Datagram{Kind: wire.DatagramAnnounce, From: uint8(d.r.opts.ID),
 		To: uint8(n.To), Stamp: uint64(n.Stamp), Echo: uint64(n.Echo), Body: n.Announce.Append(nil)})
+	if err == nil {
+		b, err = d.seal(d.sealed, b, uint8(n.To))
+	}
 	if err != nil {
 		d.r.logger.Error("announcement", "error", err)
 		return
@@ -137,7 +144,7 @@ func (d *datagrams) notify(n *Notice) {
 }
 
 // takeNotice takes another server's announcement.
-func (d *datagrams) takeNotice(dg *wire.Datagram) error {
+func (d *datagrams) takeNotice(dg *wire.Datagram, from netip.AddrPort) error {
 	if dg.From >= cell.MaxServers || dg.From == uint8(d.r.opts.ID) {
 		return fmt.Errorf("%w: an announcement of server %d", wire.ErrProtocol, dg.From)
 	}
@@ -145,6 +152,7 @@ func (d *datagrams) takeNotice(dg *wire.Datagram) error {
 	if err != nil {
 		return err
 	}
+	d.guests[dg.From].Store(&from)
 	d.r.drive(func(now time.Duration) error {
 		return d.r.core.Hear(now, cell.ID(dg.From), a, time.Duration(dg.Stamp), time.Duration(dg.Echo))
 	})
@@ -187,7 +195,7 @@ func (d *datagrams) take(b []byte, from netip.AddrPort) error {
 	case wire.DatagramRaft:
 		return d.takeRaft(&dg)
 	case wire.DatagramAnnounce:
-		return d.takeNotice(&dg)
+		return d.takeNotice(&dg, from)
 	case wire.DatagramStatus:
 		return d.answerStatus(&dg, len(b), from)
 	}

@@ -32,6 +32,8 @@ type Identity struct {
 	Founders []Founder   `json:"founders,omitempty"` // of the cell: who its members were at first
 	// Refound: the cell is to be founded again on this root alone, as Cell, and that is not finished yet.
 	Refound bool `json:"refound,omitempty"`
+	// Discard: what the root holds is of no use, and to be removed before anything else.
+	Discard bool `json:"discard,omitempty"`
 }
 
 const (

@@ -23,7 +23,7 @@ import (
 // belongs to it; any other joins it.
 //
 // No two cells come of this, even if servers lose their disks meanwhile. A server hears only what was said after it
-// asked (the echo of its own clock), so of another server's identities it meets the later ones later, and the
+// asked (the echo of its own clock, and of a number that each process draws anew), so of another server's identities it meets the later ones later, and the
 // sets that it pledges itself to only ever go forward in each place; this holds across its own restarts too.
 // Suppose S founded T and R founded another set U. Each needed the other's pledge, unless the other's place in the
 // set is held by another identity. If T has S and R as U has, both were pledged to T and to U; S ended with T and R
@@ -40,6 +40,7 @@ const (
 	announceEvery = 100 * time.Millisecond // between announcements, while a root belongs to no cell
 	orphanEvery   = 500 * time.Millisecond // between announcements of a member that knows no master
 	applicantLife = 2 * time.Second        // a wish to be taken in counts so long
+	cellSilence   = 5 * time.Second        // after so long without a word of a cell to be joined, it may be no more
 )
 
 // Announce is what servers tell each other about founding and joining, JSON in a datagram.
@@ -48,6 +49,8 @@ type Announce struct {
 	Cell     wire.CellID `json:"cell"`            // that the sender belongs to; zero: to none yet
 	Founders []Founder   `json:"fs,omitempty"`    // of Cell; of a fresh server: what it is pledged to
 	Number   uint64      `json:"n,omitempty"`     // of the sender as a member
+	Life     uint64      `json:"life,omitempty"`  // of a fresh server's process: random
+	Heard    uint64      `json:"heard,omitempty"` // the receiver's Life, of which the Echo is
 	Wants    bool        `json:"wants,omitempty"` // it asks to be taken in to Cell, or to whatever cell there is
 	Host     string      `json:"host,omitempty"`  // with Wants: where it is
 	UDP      int         `json:"udp,omitempty"`
@@ -109,14 +112,17 @@ type entrance struct {
 	since    time.Duration // when it began
 	sentAt   time.Duration
 
+	life   uint64
 	heard  map[cell.ID]heard
-	stamps map[cell.ID]time.Duration // newest of each server
+	lives  map[cell.ID]uint64        // of each server's process
+	stamps map[cell.ID]time.Duration // newest of each of these
 	pledge []Founder
 
-	cell     wire.CellID // to be joined; zero: none is known yet
-	founders []Founder   // of it
-	reason   string      // why it isn't taken in
-	decided  *Identity   // to be written to the root
+	cell     wire.CellID   // to be joined; zero: none is known yet
+	founders []Founder     // of it
+	wordAt   time.Duration // when a member of it was heard last
+	reason   string        // why it isn't taken in
+	decided  *Identity     // to be written to the root
 }
 
 // heard is the last that a fresh core server said.
@@ -126,9 +132,9 @@ type heard struct {
 	echo   time.Duration // our clock, as it knew it
 }
 
-func newEntrance(id Identity, servers []cell.Server, now time.Duration) *entrance {
+func newEntrance(id Identity, servers []cell.Server, life uint64, now time.Duration) *entrance {
 	// A server that gave up its place knows its cell, and joins no other.
-	return &entrance{identity: id, servers: servers, since: now, sentAt: -announceEvery, cell: id.Cell, founders: id.Founders,
+	return &entrance{life: life, lives: make(map[cell.ID]uint64), identity: id, servers: servers, since: now, sentAt: -announceEvery, cell: id.Cell, founders: id.Founders,
 		heard: make(map[cell.ID]heard), stamps: make(map[cell.ID]time.Duration)}
 }
 
@@ -136,6 +142,10 @@ func newEntrance(id Identity, servers []cell.Server, now time.Duration) *entranc
 func (e *entrance) announce(now time.Duration, out []Notice) []Notice {
 	if e.decided != nil || now-e.sentAt < announceEvery {
 		return out
+	}
+	if e.identity.Cell == (wire.CellID{}) && e.cell != (wire.CellID{}) && now-e.wordAt > cellSilence {
+		// Whoever founded it has lost its disk since, it seems. This is as if the server were started anew.
+		*e = *newEntrance(e.identity, e.servers, e.life, now)
 	}
 	e.sentAt = now
 	a := Announce{Root: e.identity.Root, Founders: e.pledge}
@@ -149,6 +159,7 @@ func (e *entrance) announce(now time.Duration, out []Notice) []Notice {
 	}
 	for _, s := range e.servers {
 		if s.ID != e.identity.ID {
+			a.Life, a.Heard = e.life, e.lives[s.ID]
 			out = append(out, Notice{To: s.ID, Announce: a, Stamp: now, Echo: e.stamps[s.ID]})
 		}
 	}
@@ -157,13 +168,16 @@ func (e *entrance) announce(now time.Duration, out []Notice) []Notice {
 
 // hear takes another server's announcement.
 func (e *entrance) hear(now time.Duration, from cell.ID, a Announce, stamp, echo time.Duration) {
+	if e.lives[from] != a.Life { // its clock began anew
+		e.lives[from], e.stamps[from] = a.Life, 0
+	}
 	e.stamps[from] = max(e.stamps[from], stamp)
 	switch {
 	case e.decided != nil:
 	case a.Cell != (wire.CellID{}):
-		e.hearCell(from, a)
+		e.hearCell(now, a)
 	case !a.Wants && from.Core() && e.identity.ID.Core() && e.cell == (wire.CellID{}):
-		if old := e.heard[from]; echo >= e.since && echo <= now && echo >= old.echo {
+		if old := e.heard[from]; a.Heard == e.life && echo >= e.since && echo <= now && echo >= old.echo {
 			e.heard[from] = heard{a.Root, a.Founders, echo}
 			e.found(e.set())
 		}
@@ -171,11 +185,12 @@ func (e *entrance) hear(now time.Duration, from cell.ID, a Announce, stamp, echo
 }
 
 // hearCell takes the word of a member of a cell.
-func (e *entrance) hearCell(from cell.ID, a Announce) {
+func (e *entrance) hearCell(now time.Duration, a Announce) {
 	fresh := e.cell == (wire.CellID{})
 	if !fresh && a.Cell != e.cell {
 		return // another cell's; Core counts it
 	}
+	e.wordAt = now
 	own := Founder{e.identity.ID, e.identity.Root}
 	switch {
 	case a.Given != 0 && a.For == e.identity.Root:

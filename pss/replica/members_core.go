@@ -15,10 +15,11 @@ import (
 	"github.com/paxos-iscsi/paxos-iscsi/pss/wire"
 )
 
-// Named limits of promotion.
+// Named limits of promotion, and of what is said of waiting.
 const (
-	levelEntries = 1024 // a learner that lacks no more of the log is level
-	levelLooks   = 8    // ticks in a row in which it must be level before it gets a vote
+	levelEntries = 1024             // a learner that lacks no more of the log is level
+	sayEvery     = 30 * time.Second // between log lines about what is waited for
+	levelLooks   = 8                // ticks in a row in which it must be level before it gets a vote
 )
 
 // ErrRetired reports that this server's number is out of use: it was removed from the cell, or another root has
@@ -43,6 +44,8 @@ type membership struct {
 	stamps    map[cell.ID]time.Duration // newest announcement of each server
 	orphanAt  time.Duration             // when a member without a master announced itself last
 	strangers uint64                    // messages dropped
+	waited    string                    // what the log was told last that this server waits for
+	saidAt    time.Duration
 }
 
 // applicant is a server that asks to be taken in.
@@ -58,7 +61,7 @@ func newMembership(cfg Config, now time.Duration) membership {
 	case cfg.Identity.Number != 0:
 		m.table = foundersTable(cfg.Identity.Founders)
 	case cfg.Identity.Root != RootID{}:
-		m.entrance = newEntrance(cfg.Identity, cfg.Servers, now)
+		m.entrance = newEntrance(cfg.Identity, cfg.Servers, cfg.Life, now)
 	default: // members set from outside
 		m.identity = Identity{ID: cfg.ID, Number: cfg.ID.Raft()}
 		m.table = membersTable(cfg.Members)
@@ -90,13 +93,14 @@ func (c *Core) Table() Table { return c.mem.table }
 func (c *Core) meet() error {
 	if e := c.mem.entrance; e != nil {
 		c.notices = e.announce(c.now, c.notices)
+		c.sayWaiting(e)
 		return nil
 	}
-	if c.mem.identity.Root == (RootID{}) {
+	if !c.cell() {
 		return nil // members set from outside don't change
 	}
-	if !c.view.Known && c.now-c.mem.orphanAt >= orphanEvery {
-		// It may be that its place was taken while it was down.
+	if c.orphan() && c.now-c.mem.orphanAt >= orphanEvery {
+		// It may be that its place was taken, or that it was moved, while it was down.
 		c.mem.orphanAt = c.now
 		for _, r := range c.mem.table.Records {
 			if r.ID != c.cfg.ID {
@@ -105,6 +109,23 @@ func (c *Core) meet() error {
 		}
 	}
 	return c.govern()
+}
+
+// sayWaiting tells the log what founding or joining waits for, when that changes and now and then.
+func (c *Core) sayWaiting(e *entrance) {
+	m := &c.mem
+	for _, w := range e.waitsFor() {
+		if w != m.waited || c.now-m.saidAt > sayEvery {
+			m.waited, m.saidAt = w, c.now
+			c.logger.Info("waiting for " + w)
+		}
+		return
+	}
+}
+
+// orphan says that this member has heard of no master for longer than one is silent.
+func (c *Core) orphan() bool {
+	return !c.view.Self && c.now-c.heardAt > 2*c.cfg.Timing.Tick*time.Duration(c.cfg.Timing.Election)
 }
 
 // handMembers moves what is to be told and kept to out.
@@ -142,7 +163,7 @@ func (c *Core) Hear(now time.Duration, from cell.ID, a Announce, stamp, echo tim
 	}
 	m.stamps[from] = max(m.stamps[from], stamp)
 	switch {
-	case m.identity.Root == RootID{}:
+	case !c.cell():
 		return nil
 	case a.Cell == (wire.CellID{}): // fresh, or it wants to be taken in
 		return c.hearOutsider(from, a)
@@ -235,14 +256,19 @@ func (c *Core) applyMembers(e *raftpb.Entry) error {
 			return err
 		}
 		t.Index = e.Index
-		c.mem.table = t
-		c.tableNews = true
+		c.mem.table, c.tableNews = t, true
+		if t.Gone(c.mem.identity.Number) && c.cell() {
+			return fmt.Errorf("%w: %s", ErrRetired, t.whyGone(c.cfg.ID))
+		}
 	}
 	c.node.ApplyMembers(cc)
 	now := c.node.Members()
 	c.logger.Info("members", "index", e.Index, "members", now.String())
 	return nil
 }
+
+// cell says that this Core lives under an Identity.
+func (c *Core) cell() bool { return c.mem.identity.Root != RootID{} }
 
 // changing is the change of members under way, in words; none: "".
 func (c *Core) changing() string {
@@ -334,27 +360,35 @@ func (c *Core) mayAdmit(r *Record) error {
 	}
 	voters := slices.Clone(c.node.Members().Voters)
 	at := slices.Index(voters, r.Number)
-	for _, p := range c.node.Progress(nil) {
-		if p.Member == r.Number && p.Active {
-			return fmt.Errorf("server %d is up with another root; two can't have one id", r.ID)
-		}
+	if !c.silent(r.Number) {
+		return fmt.Errorf("server %d is up with another root, or was until now; two can't have one id", r.ID)
 	}
 	if at < 0 {
 		return nil
 	}
-	return c.survives(slices.Delete(slices.Clone(voters), at, at+1), len(voters))
+	return c.survives(slices.Delete(slices.Clone(voters), at, at+1), len(voters), c.lately())
+}
+
+// silent says that a member has not answered this master for the time of an election, and had that time.
+func (c *Core) silent(number uint64) bool {
+	return c.now-max(c.node.Seen(number), c.mem.since) > c.cfg.Timing.Tick*time.Duration(c.cfg.Timing.Election)
+}
+
+// lately is the time since which a server must have been heard of to be counted on by a master that acts by itself.
+func (c *Core) lately() time.Duration {
+	return c.now - c.cfg.Timing.Tick*time.Duration(c.cfg.Timing.Election)/2
 }
 
 // survives says why the cell could not go on with these voters, or nothing. Until the change is through it takes a
-// majority of those before, too, and who goes out is not counted on for it.
-func (c *Core) survives(voters []uint64, before int) error {
+// majority of those before, too, and who goes out is not counted on for it. Only who answers a heartbeat that was sent after since is up.
+func (c *Core) survives(voters []uint64, before int, since time.Duration) error {
 	up := 0
 	var down []string
 	for _, p := range c.node.Progress(nil) {
 		if !slices.Contains(voters, p.Member) {
 			continue
 		}
-		if p.Active {
+		if c.node.Heard(p.Member) >= since {
 			up++
 		} else {
 			down = append(down, fmt.Sprint(p.ID))
@@ -380,7 +414,7 @@ func (c *Core) promoteLevel() error {
 		if c.mem.level[p.Member]++; c.mem.level[p.Member] < levelLooks {
 			continue
 		}
-		if err := c.survives(append(slices.Clone(voters), p.Member), len(voters)); err != nil {
+		if err := c.survives(append(slices.Clone(voters), p.Member), len(voters), c.lately()); err != nil {
 			c.mem.putOff = fmt.Sprintf("server %d gets no vote yet: %v", p.ID, err)
 			continue
 		}

@@ -79,7 +79,7 @@ func TestRolledBackDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := h.optionsOf(i)
-	check(t, GiveUp(o.Root, o.ID, o.SegmentBytes, DefaultOverlayBytes, crand.Reader))
+	check(t, GiveUp(o.Root, o.ID, wire.CellID{}, crand.Reader))
 	h.start(i)
 	eventually(t, "a new member with a vote", func() bool { return cell.Incarnation(h.voters()[cell.ID(i)]) == 1 })
 	v.write(5)

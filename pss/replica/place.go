@@ -3,6 +3,7 @@ package replica
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"slices"
@@ -146,7 +147,8 @@ const givenUpLog = "log.given-up"
 // GiveUp makes a server's root one that belongs to no member: it forgets its log and votes, and keeps the agreed
 // state of its checkpoint, from which it takes only the difference once it is taken in again. The server must not
 // run. Who calls it is sure that the cell has a majority without this root, for what only this root has is lost.
-func GiveUp(root string, id cell.ID, segmentBytes, overlayBytes int64, random interface{ Read([]byte) (int, error) }) error {
+// into is the cell to be joined; zero is the one that the root belongs to. The state of another cell is of no use.
+func GiveUp(root string, id cell.ID, into wire.CellID, random io.Reader) error {
 	dir, err := disk.Dir(root)
 	if err != nil {
 		return err
@@ -165,25 +167,43 @@ func GiveUp(root string, id cell.ID, segmentBytes, overlayBytes int64, random in
 		return err
 	}
 	fresh.Cell, fresh.Founders = old.Cell, old.Founders
-	if err := finishCheckpoint(dir, segmentBytes, overlayBytes); err != nil {
-		// What can't be opened is of no use as a base: everything comes from the others.
-		for _, name := range []string{"checkpoint", "prepared", "data", "staging"} {
-			if err := removeIfThere(dir, name); err != nil {
-				return err
-			}
-		}
+	if into != (wire.CellID{}) && into != old.Cell {
+		fresh.Cell, fresh.Founders, fresh.Discard = into, nil, true
+	} else if err := finishCheckpoint(dir); err != nil {
+		fresh.Discard = true // what can't be opened is of no use as a base either: everything comes from the others
 	}
 	return WriteIdentity(dir, &fresh)
 }
 
+// vacate makes a root ready for a server that is a member of no cell: nothing may go on from its log, nor from a
+// store that is to be discarded. A crash can only repeat it.
+func vacate(dir disk.FS, id *Identity) error {
+	if err := clearLog(dir); err != nil {
+		return err
+	}
+	if !id.Discard {
+		return nil
+	}
+	for _, name := range []string{"checkpoint", "prepared", "data", "staging"} {
+		if err := removeIfThere(dir, name); err != nil {
+			return err
+		}
+	}
+	if err := dir.SyncDir("."); err != nil {
+		return err
+	}
+	id.Discard = false
+	return WriteIdentity(dir, id)
+}
+
 // finishCheckpoint completes a checkpoint that was cut short, which needs the log.
-func finishCheckpoint(dir disk.FS, segmentBytes, overlayBytes int64) error {
-	l, err := log.Open(dir, "log", log.Options{SegmentBytes: segmentBytes})
+func finishCheckpoint(dir disk.FS) error {
+	l, err := log.Open(dir, "log", log.Options{})
 	if err != nil {
 		return err
 	}
 	defer l.Close() // only read from
-	st, _, err := OpenStore(dir, l, overlayBytes)
+	st, _, err := OpenStore(dir, l, DefaultOverlayBytes)
 	if err != nil {
 		return err
 	}

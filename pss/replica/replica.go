@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"sync"
@@ -41,6 +42,10 @@ type Options struct {
 	Root   string // folder of this server alone; made when it isn't there
 	Timing agreement.Timing
 	Logger *slog.Logger
+
+	// Source is the server that what is missing is taken from first, should the log not reach this server; nil: the
+	// master.
+	Source *cell.ID
 
 	// Sizes of the log and the store; zero values stand for the defaults.
 	CheckpointBytes int64         // of changed blocks in memory that begin a checkpoint
@@ -168,7 +173,13 @@ func (r *Replica) recover() error {
 		return err
 	}
 	if id.Number == 0 {
-		if err := clearLog(fs); err != nil {
+		if err := vacate(fs, &id); err != nil {
+			return err
+		}
+	}
+	if id.Refound {
+		r.logger.Warn("the cell is founded again, with this server as its only member", "cell", id.Cell)
+		if err := finishRefound(fs, &id, r.opts.SegmentBytes, r.opts.OverlayBytes); err != nil {
 			return err
 		}
 	}
@@ -178,7 +189,8 @@ func (r *Replica) recover() error {
 		return err
 	}
 	r.core, err = NewCore(Config{
-		ID: r.opts.ID, Identity: id, Servers: r.opts.Cell.Servers, Timing: r.opts.Timing, Logger: r.logger,
+		ID: r.opts.ID, Identity: id, Servers: r.opts.Cell.Servers, Source: r.opts.Source,
+		Life: rand.Uint64(), Timing: r.opts.Timing, Logger: r.logger,
 		CheckpointBytes: stagger(r.opts.CheckpointBytes, r.opts.ID), OverlayBytes: r.opts.OverlayBytes,
 		CheckpointEvery: stagger(r.opts.CheckpointEvery, r.opts.ID), ExpireSessions: true,
 	}, r.log, st, ckpt, r.now())

@@ -1,16 +1,16 @@
 // PFSserver is one server of a cell.
 //
-//	PFSserver ID [ROOT]
+//	PFSserver ID [ROOT] [start | restart | autonomic [SOURCE] | found]
 package main
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"syscall"
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
@@ -21,6 +21,7 @@ import (
 	"github.com/paxos-iscsi/paxos-iscsi/pss/daemon"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/release"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/replica"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/wire"
 )
 
 // Exit statuses.
@@ -36,13 +37,16 @@ func run(args []string, stderr io.Writer) int {
 	app := &cli.App{
 		Name:            "PFSserver",
 		Usage:           "one server of a Paxos Storage Service cell",
-		UsageText:       "PFSserver [--conf FILE] [--foreground] ID [ROOT]",
+		UsageText:       usage,
 		Version:         release.Version,
 		HideHelpCommand: true,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "conf", Usage: "read the cell's servers from `FILE` (else $PSS_CONF, else " + cell.DefaultFile + ")"},
 			&cli.BoolFlag{Name: "foreground", Usage: "stay in the foreground and log to standard error"},
 			&cli.BoolFlag{Name: "debug", Usage: "log every detail"},
+			&cli.BoolFlag{Name: "yes", Usage: "found: don't ask"},
+			&cli.DurationFlag{Name: "heartbeat", Value: lanHeartbeat, Usage: "time between the master's heartbeats; the same on all servers"},
+			&cli.DurationFlag{Name: "election", Value: lanElection, Usage: "silence of the master before another is elected; the same on all servers"},
 		},
 		ErrWriter:    stderr,
 		OnUsageError: func(_ *cli.Context, err error, _ bool) error { return usageError{err} },
@@ -69,14 +73,18 @@ type settings struct {
 	conf       *cell.Config
 	server     cell.Server
 	root       string
+	mode       mode
+	source     *cell.ID // of autonomic, if it was named
+	timing     agreement.Timing
+	yes        bool
 	foreground bool
 	level      slog.Level
 }
 
 func parse(c *cli.Context) (settings, error) {
 	var s settings
-	if n := c.NArg(); n < 1 || n > 2 {
-		return s, usageError{fmt.Errorf("%d arguments: want ID [ROOT]", n)}
+	if c.NArg() < 1 {
+		return s, usageError{errors.New("no ID: want " + usage)}
 	}
 	id, err := cell.ParseID(c.Args().Get(0))
 	if err != nil {
@@ -90,11 +98,13 @@ func parse(c *cli.Context) (settings, error) {
 		return s, fmt.Errorf("%s has no record of server %d", s.conf.File, id)
 	}
 	s.root = s.server.Root()
-	if c.NArg() == 2 {
-		if s.root, err = filepath.Abs(c.Args().Get(1)); err != nil {
-			return s, err
-		}
+	if err := s.parseMode(c.Args().Slice()[1:]); err != nil {
+		return s, err
 	}
+	if s.timing, err = timingOf(c.Duration("heartbeat"), c.Duration("election")); err != nil {
+		return s, usageError{err}
+	}
+	s.yes = c.Bool("yes")
 	s.foreground = c.Bool("foreground")
 	if c.Bool("debug") {
 		s.level = slog.LevelDebug
@@ -108,6 +118,9 @@ func serve(c *cli.Context) error {
 	if err != nil {
 		news.Fail(err)
 		return err
+	}
+	if s.mode == modeFound {
+		return found(s, os.Stdin, c.App.ErrWriter)
 	}
 	if !s.foreground && news == nil {
 		return daemon.Start(os.Args, "") // in this folder: names of files in the arguments may be relative to it
@@ -131,10 +144,30 @@ func operate(s settings, logger *slog.Logger, news *daemon.News) error {
 	if err := os.Mkdir(s.root, 0o750); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
-	r, err := replica.Open(replica.Options{Cell: s.conf, ID: s.server.ID, Root: s.root,
-		Timing: agreement.LAN, Logger: logger})
-	if err != nil {
+	if err := prepare(s, logger); err != nil {
 		return err
+	}
+	for {
+		again, err := live(s, logger, news, signals)
+		if !again {
+			return err
+		}
+		// The master of a majority said that this disk lacks what it acknowledged: the cell is better off with a new
+		// member, fed with the difference.
+		logger.Warn("the server gives its place in the cell up and joins anew", "because", err)
+		if err := replica.GiveUp(s.root, s.server.ID, wire.CellID{}, rand.Reader); err != nil {
+			return err
+		}
+		news = nil // it was up
+	}
+}
+
+// live runs the server once. Again says that it ended because its disk lacks what it acknowledged.
+func live(s settings, logger *slog.Logger, news *daemon.News, signals <-chan os.Signal) (again bool, err error) {
+	r, err := replica.Open(replica.Options{Cell: s.conf, ID: s.server.ID, Root: s.root, Source: s.source,
+		Timing: s.timing, Logger: logger})
+	if err != nil {
+		return false, err
 	}
 	logger.Info("server runs", "id", s.server.ID, "root", s.root, "version", release.Version)
 	if err := news.Ready(); err != nil {
@@ -147,8 +180,9 @@ func operate(s settings, logger *slog.Logger, news *daemon.News) error {
 	case sig := <-signals:
 		logger.Info("server stops", "signal", sig.String())
 		_, _ = sd.SdNotify(false, sd.SdNotifyStopping)
-		return r.Shutdown()
+		return false, r.Shutdown()
 	case <-r.Done():
-		return r.Close()
+		err := r.Close()
+		return replica.LostLog(err), err
 	}
 }

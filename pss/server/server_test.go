@@ -133,8 +133,8 @@ func TestMistakesOnTheCommandLine(t *testing.T) {
 		status int
 		words  string
 	}{
-		{nil, exitUsage, "0 arguments: want ID [ROOT]"},
-		{[]string{"0", "/a", "/b"}, exitUsage, "3 arguments: want ID [ROOT]"},
+		{nil, exitUsage, "no ID: want PFSserver"},
+		{[]string{"0", "/a", "/b"}, exitUsage, `"/b" is no way to start a server`},
 		{[]string{"8"}, exitUsage, `id "8": ids are 0 to 7`},
 		{[]string{"zero"}, exitUsage, `id "zero"`},
 		{[]string{"--frobnicate", "0"}, exitUsage, "frobnicate"},
