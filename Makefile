@@ -9,7 +9,7 @@ export CGO_ENABLED ?= 0
 GOFLAGS ?= -trimpath
 LDFLAGS := -s -w
 
-PROGRAMS := $(BIN)/PFSserver $(BIN)/createISCSIVol $(BIN)/tgtd $(BIN)/tgtadm $(BIN)/tgt-admin
+PROGRAMS := $(BIN)/PFSserver $(BIN)/createISCSIVol $(BIN)/tgtd $(BIN)/tgtadm $(BIN)/tgtimg $(BIN)/tgt-admin
 
 .PHONY: all build run test tools lint unit race fuzz sim e2e bench clean $(PROGRAMS)
 
@@ -21,6 +21,7 @@ $(BIN)/PFSserver:      PKG := ./pss/server
 $(BIN)/createISCSIVol: PKG := ./pssctl/createISCSIVol
 $(BIN)/tgtd:           PKG := ./tgtd
 $(BIN)/tgtadm:         PKG := ./tgtadm
+$(BIN)/tgtimg:         PKG := ./tgtadm/tgtimg
 $(BIN)/tgt-admin:      PKG := ./tgt-admin
 
 $(PROGRAMS):

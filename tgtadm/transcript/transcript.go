@@ -324,6 +324,7 @@ func (st *stage) spawn(r record) {
 var (
 	place         = regexp.MustCompile(` at \S+ line (\d+|<n>)`)
 	unitParameter = regexp.MustCompile(`^tgtadm .*--op update --mode logicalunit .*--params `)
+	serial        = regexp.MustCompile(`(?m)^(Media serial number : \S+_)(?:\d+|<epoch>), created .*$`)
 	cacheRemark   = regexp.MustCompile(`^# (Write cache is enabled|WARNING! Unknown value)`)
 )
 
@@ -331,6 +332,7 @@ var (
 // parameters of a unit, targets that are removed, targets of a dump.
 func settle(text string) string {
 	text = place.ReplaceAllString(text, " at PLACE")
+	text = serial.ReplaceAllString(text, "${1}SECONDS, created DATE")
 	lines := strings.Split(text, "\n")
 	sortRuns(lines, func(l string) string {
 		switch {
