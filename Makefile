@@ -9,7 +9,8 @@ export CGO_ENABLED ?= 0
 GOFLAGS ?= -trimpath
 LDFLAGS := -s -w
 
-PROGRAMS := $(BIN)/PFSserver $(BIN)/createISCSIVol $(BIN)/tgtd $(BIN)/tgtadm $(BIN)/tgtimg $(BIN)/tgt-admin
+PROGRAMS := $(BIN)/PFSserver $(BIN)/createISCSIVol $(BIN)/tgtd $(BIN)/tgtadm $(BIN)/tgtimg \
+	$(BIN)/tgt-admin $(BIN)/tgt-setup-lun
 
 .PHONY: all build run test tools lint unit race fuzz sim e2e bench clean $(PROGRAMS)
 
@@ -23,6 +24,7 @@ $(BIN)/tgtd:           PKG := ./tgtd
 $(BIN)/tgtadm:         PKG := ./tgtadm
 $(BIN)/tgtimg:         PKG := ./tgtadm/tgtimg
 $(BIN)/tgt-admin:      PKG := ./tgt-admin
+$(BIN)/tgt-setup-lun:  PKG := ./tgt-admin/tgt-setup-lun
 
 $(PROGRAMS):
 	$(GO) build $(GOFLAGS) -ldflags '$(LDFLAGS)' -o $@ $(PKG)

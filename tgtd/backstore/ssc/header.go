@@ -98,8 +98,8 @@ func (h *Header) check() error {
 			return bad("a filemark with data")
 		}
 	case Data:
-		if h.Next < behind+int64(h.Size) {
-			return bad(fmt.Sprintf("a block of %d bytes overlaps the next object at %d", h.Size, h.Next))
+		if h.Next != behind+int64(h.Size) {
+			return bad(fmt.Sprintf("the next object is said to be at %d, not behind a block of %d bytes", h.Next, h.Size))
 		}
 	default:
 		return bad(fmt.Sprintf("an object of kind %d", uint32(h.Kind)))
