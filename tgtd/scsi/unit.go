@@ -18,7 +18,7 @@ var ErrUnsupportedType = errors.New("unsupported device type")
 // DeviceType is the kind of a logical unit, as tgtadm --device-type names it.
 type DeviceType int
 
-// The device types of the reference target. NewUnit makes Disk and Controller.
+// The device types of the reference target.
 const (
 	Disk DeviceType = iota
 	Controller

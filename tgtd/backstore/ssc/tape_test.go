@@ -448,6 +448,8 @@ func TestRealToolReadsOurImages(t *testing.T) {
 	}
 }
 
+const maxMemoryFile = 1 << 20
+
 // memoryFile is a file in memory.
 type memoryFile struct{ b []byte }
 
@@ -456,7 +458,11 @@ func (f *memoryFile) ReadAt(b []byte, at int64) (int, error) {
 }
 
 func (f *memoryFile) WriteAt(b []byte, at int64) (int, error) {
-	if need := int(at) + len(b); need > len(f.b) {
+	need := int(at) + len(b)
+	if need > maxMemoryFile {
+		return 0, errFault // a block that claims gigabytes
+	}
+	if need > len(f.b) {
 		f.b = append(f.b, make([]byte, need-len(f.b))...)
 	}
 	return copy(f.b[at:], b), nil
