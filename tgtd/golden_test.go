@@ -58,7 +58,7 @@ var differing = []struct{ transcript, command, why string }{
 	{"146", `ops:1$`, "there are GET EVENT STATUS NOTIFICATION, MECHANISM STATUS and REPORT SUPPORTED OPERATION CODES"},
 	{"146", `cmd:1:4300000000000000ff00`, "the table of contents is whole, and reading past the end is refused as such"},
 	{"147", `sup:1$`, "there are more commands: LOCATE, ERASE, LOG SENSE, RESERVE, …"},
-	{"147", `cmd:1:050000000000`, "the drive knows its position, and a block that is too long is moved as far as there is room"},
+	{"147", `cmd:1:050000000000`, "the drive knows its position, and of a block that is too long comes what fits"},
 	{"147", `ops:1$`, "there are more commands"},
 	{"149", `sup:[12]$`, "there are more commands"},
 	{"149", ` rs:1 `, "no data comes with CHECK CONDITION"},

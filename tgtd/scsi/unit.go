@@ -127,8 +127,8 @@ type attributes struct {
 	softwareProtect           bool   // SWP of the control page
 }
 
-// NewUnit makes a logical unit; a type that does not exist is refused with ErrUnsupportedType. A unit without a medium is removable and offline, and gets one by
-// Update("path=…").
+// NewUnit makes a logical unit; a type that does not exist is refused with ErrUnsupportedType. A unit
+// without a medium is removable and offline, and gets one by Update("path=…").
 func NewUnit(o UnitOptions) (*Unit, error) {
 	if o.Type < 0 || int(o.Type) >= len(classes) {
 		return nil, fmt.Errorf("logical unit %d: %w: %v", o.LUN, ErrUnsupportedType, o.Type)
