@@ -10,7 +10,7 @@ GOFLAGS ?= -trimpath
 LDFLAGS := -s -w
 
 PROGRAMS := $(BIN)/PFSserver $(BIN)/pssctl $(BIN)/PFSClient $(BIN)/PFSProbe $(BIN)/PSSAdmin $(BIN)/PSSShutdown \
-	$(BIN)/createISCSIVol $(BIN)/extendISCSIVol $(BIN)/deleteISCSIVol $(BIN)/tgtd $(BIN)/tgtadm $(BIN)/tgt-admin
+	$(BIN)/createISCSIVol $(BIN)/extendISCSIVol $(BIN)/deleteISCSIVol $(BIN)/tgtd $(BIN)/tgtadm $(BIN)/tgtimg $(BIN)/tgt-admin $(BIN)/tgt-setup-lun
 
 .PHONY: all build run test tools lint unit race fuzz sim e2e bench clean $(PROGRAMS)
 
@@ -29,7 +29,9 @@ $(BIN)/deleteISCSIVol: PKG := ./pssctl/deleteISCSIVol
 $(BIN)/createISCSIVol: PKG := ./pssctl/createISCSIVol
 $(BIN)/tgtd:           PKG := ./tgtd
 $(BIN)/tgtadm:         PKG := ./tgtadm
+$(BIN)/tgtimg:         PKG := ./tgtadm/tgtimg
 $(BIN)/tgt-admin:      PKG := ./tgt-admin
+$(BIN)/tgt-setup-lun:  PKG := ./tgt-admin/tgt-setup-lun
 
 $(PROGRAMS):
 	$(GO) build $(GOFLAGS) -ldflags '$(LDFLAGS)' -o $@ $(PKG)

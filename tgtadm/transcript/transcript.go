@@ -24,6 +24,9 @@ import (
 // recordedPortal is where the daemons of the recordings listened; a replay has a port of its own.
 const recordedPortal = "127.0.0.1:3270"
 
+// recordedHost is the name of the host of the recordings.
+const recordedHost = "goldhost"
+
 // commandLimit ends a command that hangs.
 const commandLimit = time.Minute
 
@@ -222,7 +225,11 @@ func (st *stage) real(text string) string {
 }
 
 func (st *stage) recorded(text string) string {
-	return strings.NewReplacer(st.dir, "@DIR@", st.portal, recordedPortal).Replace(text)
+	pairs := []string{st.dir, "@DIR@", st.portal, recordedPortal, st.Bin + "/", "/usr/sbin/"}
+	if host, err := os.Hostname(); err == nil {
+		pairs = append(pairs, "iqn.2001-04.com."+host+"-", "iqn.2001-04.com."+recordedHost+"-")
+	}
+	return strings.NewReplacer(pairs...).Replace(text)
 }
 
 var programWord = regexp.MustCompile(`(?:^|[;|&] *|[A-Z]\S*=\S+ +|clear-groups +)(tgt[\w.-]+|isc|iscsi-\S+|qemu-io)\b`)
@@ -324,6 +331,7 @@ func (st *stage) spawn(r record) {
 var (
 	place         = regexp.MustCompile(` at \S+ line (\d+|<n>)`)
 	unitParameter = regexp.MustCompile(`^tgtadm .*--op update --mode logicalunit .*--params `)
+	serial        = regexp.MustCompile(`(?m)^(Media serial number : \S+_)(?:\d+|<epoch>), created .*$`)
 	cacheRemark   = regexp.MustCompile(`^# (Write cache is enabled|WARNING! Unknown value)`)
 )
 
@@ -331,6 +339,7 @@ var (
 // parameters of a unit, targets that are removed, targets of a dump.
 func settle(text string) string {
 	text = place.ReplaceAllString(text, " at PLACE")
+	text = serial.ReplaceAllString(text, "${1}SECONDS, created DATE")
 	lines := strings.Split(text, "\n")
 	sortRuns(lines, func(l string) string {
 		switch {

@@ -310,7 +310,7 @@ func dispatch(t *task) outcome {
 	case row == nil || row.thin && !t.attrs.thin:
 		return t.check(invalidOpcode)
 	case row.medium && (t.medium == nil || t.attrs.removable && !t.attrs.online):
-		return t.check(mediumNotPresent)
+		return t.noMedium()
 	case row.writes && t.writeProtected():
 		return t.check(writeProtected)
 	}

@@ -19,6 +19,11 @@
 //  5. task.finish hands the command to the transport, then takes the task out of the task set, which
 //     may start tasks that waited for it and lets task management functions answer.
 //
+// That is how a disk, a disc and the controller work. What a type of unit has of its own stands in its class
+// (devicetype.go): the table, the mode pages, what INQUIRY says. A tape, a changer and a real device take commands that
+// are no block requests and may take long: their medium is a worker (worker.go), whose goroutine executes the
+// rest of the command, one after the other, instead of an I/O.
+//
 // # Who owns what
 //
 // The transport owns the Command; nothing of it is touched after Done. DataIn lies in a buffer of

@@ -26,11 +26,9 @@ func inquiry(t *task) outcome {
 		}
 		binary.BigEndian.PutUint16(b[2:], uint16(len(b)-4))
 	}
-	switch {
-	case t.absent:
+	b[0] = t.unit.class.peripheral
+	if t.absent {
 		b[0] = 0x7f
-	case t.unit.kind == Controller:
-		b[0] = 0x0c
 	}
 	return t.reply(b, uint64(allocation))
 }
@@ -38,10 +36,6 @@ func inquiry(t *task) outcome {
 // standardInquiry appends the 66 bytes of SPC-4.
 func (t *task) standardInquiry(b []byte) []byte {
 	a := t.attrs
-	descriptors := []byte{0x04, 0xc0, 0x09, 0x60, 0x03, 0x00} // SBC-3, iSCSI, SPC-3
-	if t.unit.kind == Controller {
-		descriptors = []byte{0x04, 0xc0, 0x09, 0x60, 0x01, 0xfb}
-	}
 	var removable byte
 	if a.removable {
 		removable = 0x80
@@ -51,7 +45,7 @@ func (t *task) standardInquiry(b []byte) []byte {
 	b = appendPadded(b, a.product, 16, ' ')
 	b = appendPadded(b, a.revision, 4, ' ')
 	b = append(b, make([]byte, 58-36)...)
-	b = append(b, descriptors...)
+	b = append(b, t.unit.class.versions[:]...)
 	return append(b, 0, 0)
 }
 

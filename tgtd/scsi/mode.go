@@ -5,6 +5,8 @@ import (
 	"cmp"
 	"encoding/binary"
 	"slices"
+
+	"github.com/paxos-iscsi/paxos-iscsi/tgtd/backstore/ssc"
 )
 
 // Mode pages of a disk (SPC-4, SBC-3).
@@ -57,13 +59,14 @@ func diskPages() []modePage {
 // setPage replaces or adds a page, in order of number; pages stays as it is.
 func setPage(pages []modePage, page modePage) []modePage {
 	pages = slices.Clone(pages)
-	i, found := slices.BinarySearchFunc(pages, page, func(a, b modePage) int {
-		return cmp.Or(cmp.Compare(a.code, b.code), cmp.Compare(a.subpage, b.subpage))
-	})
-	if found {
+	i := slices.IndexFunc(pages, func(p modePage) bool { return p.is(page.code, page.subpage) })
+	if i >= 0 {
 		pages[i] = page
 		return pages
 	}
+	i, _ = slices.BinarySearchFunc(pages, page, func(a, b modePage) int {
+		return cmp.Or(cmp.Compare(a.code, b.code), cmp.Compare(a.subpage, b.subpage))
+	})
 	return slices.Insert(pages, i, page)
 }
 
@@ -115,9 +118,13 @@ func modeSense(t *task, header int, allocation uint32) outcome {
 	}
 	b = b[:header]
 	clear(b)
-	descriptor := cdb[1]&0x08 == 0 // not DBD
+	descriptor := t.unit.class.descriptor && cdb[1]&0x08 == 0 // not DBD
 	if descriptor {
-		b = append(b, 0, 0, 0, 0, 0, byte(t.unit.blockSize>>16), byte(t.unit.blockSize>>8), byte(t.unit.blockSize))
+		size := t.unit.blockSize
+		if t.unit.kind == Tape {
+			size = int64(a.fixedBlock)
+		}
+		b = append(b, 0, 0, 0, 0, 0, byte(size>>16), byte(size>>8), byte(size))
 	}
 	found := false
 	for i := range a.pages {
@@ -130,7 +137,7 @@ func modeSense(t *task, header int, allocation uint32) outcome {
 	if !found {
 		return t.check(invalidFieldInCDB)
 	}
-	device := byte(0x10) // DPOFUA
+	device := t.unit.class.modeDevice
 	if t.writeProtected() {
 		device |= 0x80
 	}
@@ -180,6 +187,7 @@ func modeSelect(t *task, header, length int) outcome {
 		descriptors = int(binary.BigEndian.Uint16(list[6:]))
 	}
 	list = list[header:]
+	fixedBlock := t.attrs.fixedBlock
 	if descriptors != 0 {
 		if descriptors != 8 {
 			return t.check(invalidFieldInParameters)
@@ -187,7 +195,10 @@ func modeSelect(t *task, header, length int) outcome {
 		if len(list) < descriptors {
 			return t.check(parameterListLength)
 		}
-		if size := int64(binary.BigEndian.Uint32(list[4:]) & 0xffffff); size != t.unit.blockSize {
+		size := int64(binary.BigEndian.Uint32(list[4:]) & 0xffffff)
+		if t.unit.kind == Tape && size <= ssc.MaxBlock {
+			fixedBlock = uint32(size)
+		} else if size != t.unit.blockSize {
 			return t.check(invalidFieldInParameters)
 		}
 		list = list[descriptors:]
@@ -200,8 +211,13 @@ func modeSelect(t *task, header, length int) outcome {
 	if code != noSense {
 		return t.check(code)
 	}
-	if pages != nil {
-		u.changeLocked(func(a *attributes) { a.pages = pages })
+	if pages != nil || fixedBlock != u.attrs.Load().fixedBlock {
+		u.changeLocked(func(a *attributes) {
+			a.fixedBlock = fixedBlock
+			if pages != nil {
+				a.pages = pages
+			}
+		})
 		u.attendOthers(t.nexus, modeParametersChanged)
 	}
 	return t.good()

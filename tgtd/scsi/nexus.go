@@ -22,8 +22,10 @@ type itl struct {
 	// Guarded by Unit.mu; pending mirrors len(attentions) for a look without the lock.
 	attentions []senseCode
 	pending    atomic.Int32
-	prevents   bool // PREVENT ALLOW MEDIUM REMOVAL
-	closed     bool // the session ends; no further task is admitted
+	prevents   bool    // PREVENT ALLOW MEDIUM REMOVAL
+	closed     bool    // the session ends; no further task is admitted
+	toldEmpty  bool    // of a drive: the session was told that there is no medium
+	reported   *medium // of a drive: what GET EVENT STATUS NOTIFICATION has told of
 
 	counters
 }

@@ -23,6 +23,9 @@ var (
 func (u *Unit) Update(params string) error {
 	u.update.Lock()
 	defer u.update.Unlock()
+	if u.changer != nil {
+		return u.updateChanger(params)
+	}
 	var result error
 	for token := range strings.SplitSeq(params, ",") {
 		if token == "" {
@@ -105,7 +108,7 @@ func (u *Unit) setOnline(value string) error {
 	}
 	u.changeLocked(func(a *attributes) { a.online = online })
 	if online && !was {
-		u.attendOthers(nil, mediumMayHaveChanged)
+		u.announceMedium(nil)
 	}
 	return nil
 }
@@ -135,7 +138,7 @@ func (u *Unit) setPath(path string) error {
 	defer u.mu.Unlock()
 	u.medium = m
 	u.changeLocked(func(a *attributes) { a.path, a.online = path, true })
-	u.attendOthers(nil, mediumMayHaveChanged)
+	u.announceMedium(nil)
 	return nil
 }
 

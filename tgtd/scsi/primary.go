@@ -7,8 +7,8 @@ func testUnitReady(t *task) outcome {
 	switch {
 	case !t.attrs.online && !t.attrs.removable:
 		return t.check(becomingReady)
-	case !t.attrs.online, t.unit.kind == Disk && t.medium == nil:
-		return t.check(mediumNotPresent)
+	case !t.attrs.online, t.unit.kind != Controller && t.medium == nil:
+		return t.noMedium()
 	}
 	return t.good()
 }
@@ -167,7 +167,7 @@ func startStopUnit(t *task) outcome {
 	if online != start {
 		u.changeLocked(func(a *attributes) { a.online = start })
 		if start {
-			u.attendOthers(t.nexus, mediumMayHaveChanged)
+			u.announceMedium(t.nexus)
 		}
 	}
 	return t.good()

@@ -8,12 +8,14 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/datadriven"
 
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/backstore"
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/backstore/null"
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/backstore/rdwr"
+	"github.com/paxos-iscsi/paxos-iscsi/tgtd/backstore/ssc"
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/sam"
 )
 
@@ -22,7 +24,8 @@ import (
 // is written as the transcripts' probe takes it.
 //
 //	file NAME size=N [fill=HEX]     a file in a scratch folder
-//	new lun=N [file=NAME] [store=rdwr|null] [blocksize=N]
+//	tape NAME mb=N [kind=data|clean|worm]
+//	new lun=N [file=NAME] [type=disk|cd|tape|changer|osd] [store=rdwr|null] [blocksize=N]
 //	update lun=N                    the parameter string in the next line
 //	delete lun=N
 //	show lun=N [only=WORD]
@@ -68,6 +71,17 @@ func (s *scenario) run(t *testing.T, d *datadriven.TestData) string {
 		}
 		must(t, os.WriteFile(filepath.Join(s.dir, name), content, 0o644))
 		return ""
+	case "tape":
+		name = d.CmdArgs[0].Key
+		var megabytes int64
+		kind := "data"
+		d.ScanArgs(t, "mb", &megabytes)
+		d.MaybeScanArgs(t, "kind", &kind)
+		medium := map[string]ssc.Medium{"data": ssc.DataMedium, "clean": ssc.CleaningMedium, "worm": ssc.WORMMedium}[kind]
+		image, err := ssc.Blank(name, medium, megabytes, time.Unix(1, 0))
+		must(t, err)
+		must(t, os.WriteFile(filepath.Join(s.dir, name), image, 0o644))
+		return ""
 	case "new":
 		return s.add(t, d, lun)
 	case "update":
@@ -108,7 +122,11 @@ func (s *scenario) outcome(err error) string {
 }
 
 func (s *scenario) add(t *testing.T, d *datadriven.TestData, lun uint64) string {
-	o := UnitOptions{Type: Disk, TID: 1, LUN: lun, StoreName: "rdwr"}
+	kinds := map[string]DeviceType{"disk": Disk, "cd": CD, "tape": Tape, "changer": Changer, "osd": OSD}
+	kind := "disk"
+	d.MaybeScanArgs(t, "type", &kind)
+	o := UnitOptions{Type: kinds[kind], TID: 1, LUN: lun, StoreName: "rdwr"}
+	o.Peer = func(_ int, lun uint64) *Unit { return s.target.Unit(lun) }
 	d.MaybeScanArgs(t, "blocksize", &o.BlockSize)
 	d.MaybeScanArgs(t, "store", &o.StoreName)
 	if d.MaybeScanArgs(t, "file", &o.Path); o.Path != "" {
@@ -116,6 +134,9 @@ func (s *scenario) add(t *testing.T, d *datadriven.TestData, lun uint64) string 
 	}
 	o.Open = func(path string) (backstore.Store, error) {
 		options := backstore.Options{Path: path, BlockSize: o.BlockSize}
+		if o.Type == Tape {
+			return ssc.Open(options)
+		}
 		if o.StoreName == null.Name {
 			return null.Open(options)
 		}

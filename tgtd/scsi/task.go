@@ -55,6 +55,7 @@ type task struct {
 
 	state  atomic.Uint32
 	step   step
+	work   func(*task) // what a worker of the medium does for the command
 	hold   *drain
 	io     backstore.IO
 	buffer *buffer
@@ -175,7 +176,7 @@ func (t *task) recycle() {
 	t.prev, t.next, t.runNext, t.waiters, t.hold, t.buffer = nil, nil, nil, nil, nil, nil
 	t.absent, t.started, t.writes, t.exclusive, t.fua = false, false, false, false, false
 	t.low, t.high, t.offset, t.end, t.moved = 0, 0, 0, 0, 0
-	t.status, t.sense, t.dataIn, t.data, t.step = sam.Good, nil, nil, nil, nil
+	t.status, t.sense, t.dataIn, t.data, t.step, t.work = sam.Good, nil, nil, nil, nil, nil
 	t.io.Data = nil
 	t.state.Store(0)
 }

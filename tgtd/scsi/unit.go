@@ -3,6 +3,7 @@ package scsi
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/bits"
 	"sync"
 	"sync/atomic"
@@ -17,7 +18,7 @@ var ErrUnsupportedType = errors.New("unsupported device type")
 // DeviceType is the kind of a logical unit, as tgtadm --device-type names it.
 type DeviceType int
 
-// The device types of the reference target. NewUnit makes Disk and Controller.
+// The device types of the reference target.
 const (
 	Disk DeviceType = iota
 	Controller
@@ -55,6 +56,10 @@ type UnitOptions struct {
 	Store backstore.Store
 	// Open opens the medium at path. Update calls it for `path=`; without it that is an ErrInvalidParam.
 	Open func(path string) (backstore.Store, error)
+	// Peer finds another unit: a changer's drives are tape units. Nil: there is none.
+	Peer func(tid int, lun uint64) *Unit
+	// Log is where a changer's `dump=1` goes; nil: nowhere.
+	Log *slog.Logger
 }
 
 // medium is what a unit currently stores to.
@@ -74,7 +79,9 @@ type medium struct {
 // Unit is a logical unit. Its methods may be called from any goroutine.
 type Unit struct {
 	kind      DeviceType
+	class     *class
 	table     *table
+	changer   *changer // of a Changer
 	tid       int
 	lun       sam.LUN
 	blockSize int64
@@ -115,16 +122,29 @@ type attributes struct {
 	optimalGranularity        uint16 // blocks
 	optimalLength             uint32 // blocks
 	pages                     []modePage
-	writeCache                bool // WCE of the caching page
-	softwareProtect           bool // SWP of the control page
+	fixedBlock                uint32 // of a tape, bytes; 0: variable
+	writeCache                bool   // WCE of the caching page
+	softwareProtect           bool   // SWP of the control page
 }
 
-// NewUnit makes a logical unit. Only Disk and Controller exist so far; other types are refused with
-// ErrUnsupportedType. A unit without a medium is removable and offline, and gets one by
-// Update("path=…").
+// NewUnit makes a logical unit; a type that does not exist is refused with ErrUnsupportedType. A unit
+// without a medium is removable and offline, and gets one by Update("path=…").
 func NewUnit(o UnitOptions) (*Unit, error) {
-	if o.Type != Disk && o.Type != Controller {
+	if o.Type < 0 || int(o.Type) >= len(classes) {
 		return nil, fmt.Errorf("logical unit %d: %w: %v", o.LUN, ErrUnsupportedType, o.Type)
+	}
+	wrap, open := classes[o.Type].wrap, o.Open
+	if wrap != nil && open != nil {
+		o.Open = func(path string) (backstore.Store, error) {
+			store, err := open(path)
+			if err != nil {
+				return nil, err
+			}
+			return wrap(store), nil
+		}
+	}
+	if wrap != nil && o.Store != nil {
+		o.Store = wrap(o.Store)
 	}
 	if o.Store == nil && o.Path != "" && o.Open != nil {
 		store, err := o.Open(o.Path)
@@ -140,26 +160,28 @@ func newUnit(o UnitOptions) *Unit {
 	if o.BlockSize < 2 || bits.OnesCount(uint(o.BlockSize)) != 1 {
 		o.BlockSize = defaultBlockSize
 	}
+	c := &classes[o.Type]
+	if c.blockSize != 0 {
+		o.BlockSize = int(c.blockSize)
+	}
 	u := &Unit{
-		kind: o.Type, tid: o.TID, lun: sam.LUN(o.LUN), blockSize: int64(o.BlockSize),
+		kind: o.Type, class: c, table: c.table, tid: o.TID, lun: sam.LUN(o.LUN), blockSize: int64(o.BlockSize),
 		storeName: o.StoreName, flags: o.Flags, open: o.Open,
 		nexuses: map[*itl]struct{}{},
 	}
 	u.tasks.New = newTask
 	a := &attributes{
-		vendor: "IET", revision: "0001",
+		vendor: "IET", revision: "0001", product: c.product, pages: c.pages(),
+		removable: c.removable, descriptorSense: c.descriptorSense,
 		scsiID: fmt.Sprintf("IET     %04x%04x", o.TID, o.LUN),
 		scsiSN: fmt.Sprintf("beaf%d%d", o.TID, o.LUN),
 		path:   o.Path, online: true, logicalPerPhysical: -1,
 	}
-	switch o.Type {
-	case Disk:
-		u.table, a.product, a.pages = diskTable, "VIRTUAL-DISK", diskPages()
-		if o.Store == nil {
-			a.path, a.online, a.removable = "", false, true
-		}
-	case Controller:
-		u.table, a.product = controllerTable, "Controller"
+	if o.Type == Changer {
+		u.changer = &changer{peer: o.Peer, log: o.Log}
+	}
+	if o.Store == nil && o.Type != Controller {
+		a.path, a.online, a.removable = "", false, true
 	}
 	a.derive()
 	u.attrs.Store(a)
@@ -384,7 +406,7 @@ func (u *Unit) Show() UnitInfo {
 		m.users++
 	}
 	u.mu.Unlock()
-	if u.kind == Controller {
+	if u.kind != Disk {
 		info.BlockSize = 1
 	}
 	if m != nil {

@@ -12,7 +12,7 @@ import (
 // TestTable checks what the rows of the tables must have in common.
 func TestTable(t *testing.T) {
 	lengths := map[byte]int{0: 6, 1: 10, 2: 10, 4: 16, 5: 12}
-	for _, tb := range []*table{diskTable, controllerTable} {
+	for _, tb := range []*table{diskTable, controllerTable, discTable, tapeTable, changerTable, objectTable} {
 		last := -1
 		for _, row := range tb.rows {
 			order := int(row.op)<<8 | max(row.service, 0)
@@ -182,7 +182,7 @@ func TestUnitAttentionLimit(t *testing.T) {
 }
 
 func TestUnsupportedTypes(t *testing.T) {
-	for _, kind := range []DeviceType{CD, Tape, Changer, OSD, Passthrough, 99} {
+	for _, kind := range []DeviceType{-1, Passthrough + 1, 99} {
 		if _, err := NewUnit(UnitOptions{Type: kind}); !errors.Is(err, ErrUnsupportedType) {
 			t.Errorf("%v: %v", kind, err)
 		}

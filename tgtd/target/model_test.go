@@ -117,7 +117,9 @@ func TestTargetDeletedWhileAStoreOpens(t *testing.T) {
 
 func TestPlan(t *testing.T) {
 	b := newBench(t, func(o *Options) {
-		o.Stores.Add(backstore.Type{Name: "ssc", Open: nil})
+		for _, name := range []string{"ssc", "mmc", "sg"} {
+			o.Stores.Add(backstore.Type{Name: name, Open: nil})
+		}
 	})
 	for _, c := range []struct {
 		spec  UnitSpec
@@ -139,7 +141,16 @@ func TestPlan(t *testing.T) {
 		{UnitSpec{Store: "null", Flags: "sync"}, mgmt.ErrInvalid, "", 0, ""},
 		{UnitSpec{Store: "ssc"}, mgmt.ErrInvalid, "", 0, ""},
 		{UnitSpec{Flags: "sync:"}, mgmt.ErrInvalid, "", 0, ""},
-		{UnitSpec{Device: mgmt.Tape}, mgmt.ErrUnsupported, "", 0, ""},
+		{UnitSpec{Device: mgmt.Tape, Store: "rdwr"}, mgmt.Success, "ssc", 512, ""},
+		{UnitSpec{Device: mgmt.Tape, Flags: "sync"}, mgmt.ErrInvalid, "", 0, ""},
+		{UnitSpec{Device: mgmt.CD, Flags: "sync"}, mgmt.Success, "mmc", 512, "sync"},
+		{UnitSpec{Device: mgmt.Changer}, mgmt.ErrInvalid, "", 0, ""}, // without its store type
+		{UnitSpec{Device: mgmt.OSD}, mgmt.Success, "rdwr", 512, ""},
+		{UnitSpec{Device: mgmt.OSD, Store: "ssc"}, mgmt.ErrInvalid, "", 0, ""},
+		{UnitSpec{Device: mgmt.Passthrough}, mgmt.ErrInvalid, "", 0, ""},
+		{UnitSpec{Device: mgmt.Passthrough, Store: "rdwr"}, mgmt.ErrInvalid, "", 0, ""},
+		{UnitSpec{Device: mgmt.Passthrough, Store: "sg"}, mgmt.Success, "sg", 512, ""},
+		{UnitSpec{Store: "sg"}, mgmt.ErrInvalid, "", 0, ""},
 		{UnitSpec{Device: mgmt.Controller}, mgmt.ErrInvalid, "", 0, ""},
 		{UnitSpec{Device: 0x42}, mgmt.ErrInvalid, "", 0, ""},
 	} {

@@ -223,9 +223,7 @@ func (m *Model) ShowSystem() string {
 	}
 	b.WriteString("Device types:\n")
 	for _, kind := range deviceKinds {
-		if kind.there {
-			fmt.Fprintf(&b, "    %v\n", kind.unit)
-		}
+		fmt.Fprintf(&b, "    %v\n", kind.unit)
 	}
 	// An outgoing account alone is not shown.
 	if len(m.guard.incoming) > 0 {

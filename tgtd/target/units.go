@@ -19,25 +19,26 @@ type deviceKind struct {
 	unit   scsi.DeviceType
 	store  string // default type of backing store
 	fixed  bool   // no other store will do: --bstype is overruled
-	there  bool   // this daemon has it
 }
 
-// deviceKinds are in the order in which `tgtadm --op show --mode sys` lists them. A type that is
-// not there yet is refused with mgmt.ErrUnsupported and not listed.
+// deviceKinds are in the order in which `tgtadm --op show --mode sys` lists them.
 var deviceKinds = [...]deviceKind{
-	{mgmt.Disk, scsi.Disk, "rdwr", false, true},
-	{mgmt.CD, scsi.CD, "mmc", true, false},
-	{mgmt.OSD, scsi.OSD, "rdwr", false, false},
-	{mgmt.Controller, scsi.Controller, "null", true, true},
-	{mgmt.Changer, scsi.Changer, "smc", true, false},
-	{mgmt.Tape, scsi.Tape, "ssc", true, false},
-	{mgmt.Passthrough, scsi.Passthrough, "", false, false},
+	{mgmt.Disk, scsi.Disk, "rdwr", false},
+	{mgmt.CD, scsi.CD, "mmc", true},
+	{mgmt.OSD, scsi.OSD, "rdwr", false},
+	{mgmt.Controller, scsi.Controller, "null", true},
+	{mgmt.Changer, scsi.Changer, "smc", true},
+	{mgmt.Tape, scsi.Tape, "ssc", true},
+	{mgmt.Passthrough, scsi.Passthrough, "", false}, // which of deviceStores must be said
 }
 
-// Stores with a purpose of their own: no disk can use them.
 var (
-	flagStores  = [...]string{"pss", "rdwr", "mmc", "smc", "rbd"} // which take --bsoflags
-	otherStores = [...]string{"ssc", "mmc", "smc", "sg", "bsg"}
+	// flagStores take --bsoflags.
+	flagStores = [...]string{"pss", "rdwr", "mmc", "smc", "rbd"}
+	// deviceStores are for passthrough alone, and passthrough for them.
+	deviceStores = [...]string{"sg", "bsg"}
+	// otherStores have a purpose of their own: neither a disk nor an OSD can use them.
+	otherStores = [...]string{"ssc", "mmc", "smc"}
 )
 
 // maxOpening bounds the units of a target that are being made at a time.
@@ -62,16 +63,13 @@ type unitPlan struct {
 	direct    bool
 }
 
-// plan looks a specification through. Errors carry mgmt.ErrInvalid or mgmt.ErrUnsupported.
+// plan looks a specification through. Errors carry mgmt.ErrInvalid.
 func (m *Model) plan(s UnitSpec) (unitPlan, error) {
 	i := slices.IndexFunc(deviceKinds[:], func(k deviceKind) bool { return k.number == s.Device })
 	if i < 0 || s.Device == mgmt.Controller {
 		return unitPlan{}, fmt.Errorf("device type %#x: %w", uint32(s.Device), mgmt.ErrInvalid)
 	}
 	p := unitPlan{kind: deviceKinds[i], blockSize: parseBlockSize(s.BlockSize)}
-	if !p.kind.there {
-		return unitPlan{}, fmt.Errorf("device type %v: %w", p.kind.unit, mgmt.ErrUnsupported)
-	}
 	p.store = s.Store
 	if p.store == "" || p.kind.fixed {
 		p.store = p.kind.store
@@ -79,8 +77,10 @@ func (m *Model) plan(s UnitSpec) (unitPlan, error) {
 	if !slices.Contains(m.o.Stores.Names(), p.store) {
 		return unitPlan{}, fmt.Errorf("failed to find bstype, %.80s: %w", p.store, mgmt.ErrInvalid)
 	}
-	if p.kind.unit == scsi.Disk && slices.Contains(otherStores[:], p.store) {
-		return unitPlan{}, fmt.Errorf("backing store type %s holds no disk: %w", p.store, mgmt.ErrInvalid)
+	device := slices.Contains(deviceStores[:], p.store)
+	if device != (p.kind.unit == scsi.Passthrough) || !p.kind.fixed && slices.Contains(otherStores[:], p.store) {
+		return unitPlan{}, fmt.Errorf("backing store type %s is not for device type %v: %w", p.store, p.kind.unit,
+			mgmt.ErrInvalid)
 	}
 	var err error
 	if p.sync, p.direct, err = parseFlags(s.Flags); err != nil {
@@ -135,8 +135,8 @@ func (p unitPlan) flags() string {
 }
 
 // NewUnit makes a logical unit. Opening its store may take seconds; meanwhile the model goes on
-// and the number is taken. It returns mgmt.ErrNoTarget, mgmt.ErrUnitExists, mgmt.ErrUnsupported for a device type that
-// is not there, and mgmt.ErrInvalid for everything else, a store that can't be opened included.
+// and the number is taken. It returns mgmt.ErrNoTarget, mgmt.ErrUnitExists, and mgmt.ErrInvalid for everything else, a
+// store that can't be opened included.
 func (m *Model) NewUnit(tid int, lun uint64, spec UnitSpec) error {
 	var t *target
 	err := m.onTarget(tid, func(found *target) error {
@@ -189,7 +189,7 @@ func (m *Model) makeUnit(tid int, lun uint64, spec UnitSpec, plan unitPlan) (*sc
 	var unit atomic.Pointer[scsi.Unit] // nil until it is made: its store may speak of its size before
 	o := scsi.UnitOptions{
 		Type: plan.kind.unit, TID: tid, LUN: lun, BlockSize: plan.blockSize,
-		Path: spec.Path, StoreName: plan.store, Flags: plan.flags(),
+		Path: spec.Path, StoreName: plan.store, Flags: plan.flags(), Log: m.log, Peer: m.peer,
 	}
 	o.Open = func(path string) (backstore.Store, error) {
 		store, err := m.o.Stores.Open(plan.store, backstore.Options{
@@ -213,6 +213,15 @@ func (m *Model) makeUnit(tid int, lun uint64, spec UnitSpec, plan unitPlan) (*sc
 	unit.Store(u)
 	u.Resized() // what was said in between
 	return u, nil
+}
+
+// peer finds a unit for another one: the drive of a changer. Nil when it is not there.
+func (m *Model) peer(tid int, lun uint64) *scsi.Unit {
+	u, err := m.unit(tid, lun)
+	if err != nil {
+		return nil
+	}
+	return u
 }
 
 // unitError gives an error of package scsi its number.
@@ -270,13 +279,17 @@ func (m *Model) unit(tid int, lun uint64) (*scsi.Unit, error) {
 }
 
 // UpdateUnit sets parameters of a logical unit, a comma list of NAME=VALUE, left to right; those
-// before a bad one stay. It returns mgmt.ErrNoTarget, mgmt.ErrNoUnit, mgmt.ErrInvalid or mgmt.ErrPreventRemoval.
+// before a bad one stay. It returns mgmt.ErrNoTarget, mgmt.ErrNoUnit, mgmt.ErrInvalid, mgmt.ErrPreventRemoval, or
+// mgmt.ErrUnknownParam for a name that a changer does not know.
 func (m *Model) UpdateUnit(tid int, lun uint64, params string) error {
 	u, err := m.unit(tid, lun)
 	if err != nil {
 		return err
 	}
 	if err := u.Update(params); err != nil {
+		if u.Show().Type == scsi.Changer && errors.Is(err, scsi.ErrUnknownParam) {
+			return fmt.Errorf("target %d: logical unit %d: %w", tid, lun, mgmt.ErrUnknownParam.With(err))
+		}
 		return fmt.Errorf("target %d: logical unit %d: %w", tid, lun, unitError(err))
 	}
 	return nil
