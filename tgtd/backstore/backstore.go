@@ -68,6 +68,9 @@ type Info struct {
 	// aborted write can't overtake a later one.
 	Ordered  bool
 	ReadOnly bool // the medium could be opened for reading only
+	// AtomicBytes is the longest Write of which all or nothing is there after any event, a loss of power
+	// included; 0: none is promised.
+	AtomicBytes int64
 	// Durable: a write that completed is durable, FUA or not; Flush has nothing left to do.
 	Durable bool
 }

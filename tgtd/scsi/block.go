@@ -104,6 +104,33 @@ func write(t *task) outcome {
 	return t.submitIO(backstore.Write, offset, int64(len(data)), data, t.forced(t.command.CDB), writeDone)
 }
 
+// atomicBlocks is how many blocks WRITE ATOMIC writes at most; 0: the store can't.
+func (t *task) atomicBlocks() int64 {
+	if t.medium == nil {
+		return 0
+	}
+	return t.medium.info.AtomicBytes / t.unit.blockSize
+}
+
+// writeAtomic is WRITE ATOMIC(16) (SBC-4 5.47): after any event all of the data is there or none. The store
+// promises that for one request of AtomicBytes; atomic boundaries would allow several, and are not needed.
+func writeAtomic(t *task) outcome {
+	cdb := t.command.CDB
+	offset, length, ok := t.extent()
+	if !ok {
+		return finished
+	}
+	if binary.BigEndian.Uint16(cdb[10:]) != 0 || length > t.medium.info.AtomicBytes ||
+		int64(len(t.command.DataOut)) < length {
+		return t.check(invalidFieldInCDB)
+	}
+	t.moved = uint64(length)
+	if length == 0 {
+		return t.good()
+	}
+	return t.submitIO(backstore.Write, offset, length, t.command.DataOut[:length], t.forced(cdb), writeDone)
+}
+
 // writeDone completes any command whose last request changed or flushed the medium.
 func writeDone(t *task) outcome {
 	if t.io.Err != nil {

@@ -24,6 +24,7 @@ type itl struct {
 	pending    atomic.Int32
 	prevents   bool // PREVENT ALLOW MEDIUM REMOVAL
 	closed     bool // the session ends; no further task is admitted
+	copies     []copyResult
 
 	counters
 }

@@ -80,6 +80,8 @@ var settings = map[string]setting{
 	"la_lba":            {simple: func(a *attributes, v string) { a.lowestAligned = uint16(atoi(v)) }},
 	"optimal_xfer_gran": {simple: func(a *attributes, v string) { a.optimalGranularity = uint16(atoi(v)) }},
 	"optimal_xfer_len":  {simple: func(a *attributes, v string) { a.optimalLength = uint32(atoi(v)) }},
+	"alua_state":        {fallible: (*Unit).setAccess},
+	"alua_group":        {simple: func(a *attributes, v string) { a.portGroup = uint16(atoi(v)) }},
 	"online":            {fallible: (*Unit).setOnline},
 	"path":              {fallible: (*Unit).setPath},
 	"mode_page":         {fallible: (*Unit).setModePage},

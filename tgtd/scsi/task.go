@@ -15,6 +15,7 @@ const (
 	finished outcome = iota // the command is complete; its result is in the task
 	submit                  // give task.io to the store, then go on with task.step
 	waiting                 // task.hold calls finish when what it waits for has happened
+	parked                  // somebody else has the task, and makes it ready again (Unit.park)
 )
 
 // step is a handler, or a continuation of one after its I/O.
@@ -48,6 +49,7 @@ type task struct {
 	waiters    []*drain
 	attribute  sam.Attribute
 	started    bool
+	parking    *parking // while the task is parked
 	// Blocks that the command changes, [low, high), and whether nobody else may change them meanwhile.
 	low, high uint64
 	writes    bool
@@ -60,6 +62,9 @@ type task struct {
 	buffer *buffer
 	// lastStore is whose own data io.Store holds.
 	lastStore backstore.Store
+	// via is where the requests go instead of the medium; nil for nearly all commands.
+	via  backstore.Store
+	copy *copying // EXTENDED COPY
 
 	// Progress of commands that take several steps; offsets are bytes on the medium.
 	offset, end int64
@@ -110,9 +115,14 @@ func (t *task) run() {
 			hold.release()
 			unit.runReady()
 			return
+		case parked:
+			return
 		}
 		t.io.Err = nil
-		store := t.medium.store
+		store := t.via
+		if store == nil {
+			store = t.medium.store
+		}
 		if t.lastStore != store {
 			t.lastStore, t.io.Store = store, nil
 		}
@@ -176,7 +186,7 @@ func (t *task) recycle() {
 	t.absent, t.started, t.writes, t.exclusive, t.fua = false, false, false, false, false
 	t.low, t.high, t.offset, t.end, t.moved = 0, 0, 0, 0, 0
 	t.status, t.sense, t.dataIn, t.data, t.step = sam.Good, nil, nil, nil, nil
-	t.io.Data = nil
+	t.io.Data, t.via, t.copy, t.parking = nil, nil, nil, nil
 	t.state.Store(0)
 }
 

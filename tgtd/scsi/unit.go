@@ -98,6 +98,9 @@ type Unit struct {
 	reserved              *itl // RESERVE(6)
 	persistent            persistentReservation
 	guarded               atomic.Bool // there is a reservation of either kind
+	// sanitizing is the sanitize operation under way, or the one that failed; nil for none.
+	sanitizing atomic.Pointer[sanitizeJob]
+	background sync.WaitGroup // goroutines of the unit, which Close waits for
 }
 
 // attributes are the settings of a unit that commands read: an immutable snapshot.
@@ -115,8 +118,10 @@ type attributes struct {
 	optimalGranularity        uint16 // blocks
 	optimalLength             uint32 // blocks
 	pages                     []modePage
-	writeCache                bool // WCE of the caching page
-	softwareProtect           bool // SWP of the control page
+	writeCache                bool        // WCE of the caching page
+	softwareProtect           bool        // SWP of the control page
+	access                    accessState // accessNone: the unit has no target port groups
+	portGroup                 uint16      // 0: the target portal group tag of the session
 }
 
 // NewUnit makes a logical unit. Only Disk and Controller exist so far; other types are refused with
@@ -323,6 +328,7 @@ func (u *Unit) prevented() bool {
 
 // replaceMedium swaps the medium and returns when the old one's commands are through and it is closed.
 func (u *Unit) replaceMedium(m *medium) error {
+	u.stopSanitizing()
 	u.mu.Lock()
 	old := u.medium
 	u.medium = m
@@ -348,7 +354,9 @@ func (u *Unit) replaceMedium(m *medium) error {
 func (u *Unit) Close() error {
 	u.update.Lock()
 	defer u.update.Unlock()
-	return u.replaceMedium(nil)
+	err := u.replaceMedium(nil)
+	u.background.Wait()
+	return err
 }
 
 // UnitInfo is what `tgtadm --op show` prints of a unit.

@@ -23,7 +23,7 @@ func TestTable(t *testing.T) {
 			if row.cdbUsage[0] != row.op || len(row.cdbUsage) != lengths[row.op>>5] {
 				t.Errorf("%s: usage % x", row.name, row.cdbUsage)
 			}
-			if row.service != none && int(row.cdbUsage[1]) != row.service {
+			if row.service != none && int(row.cdbUsage[1]&0x1f) != row.service {
 				t.Errorf("%s: usage has service action %02x", row.name, row.cdbUsage[1])
 			}
 			if row.writes && (!row.medium || row.access != accessWrite) {

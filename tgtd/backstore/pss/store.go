@@ -22,6 +22,9 @@ const openTimeout = 5 * time.Second
 // growInterval is how often a unit asks whether its volume has grown.
 const growInterval = 10 * time.Second
 
+// atomicBytes is the longest write that travels as one operation, which the cell agrees on as a whole.
+const atomicBytes = 256 << 10
+
 const (
 	chunkBytes = 4 << 20 // unit of allocation of a volume
 	maxChunks  = 64      // chunks that one Status looks at; it answers for fewer bytes than asked for then
@@ -196,7 +199,7 @@ func (s *store) watch(interval time.Duration, resized func()) {
 // Info implements backstore.Store.
 func (s *store) Info() backstore.Info {
 	return backstore.Info{
-		Bytes: s.volume.Size(), PhysicalSize: op.BlockSize,
+		Bytes: s.volume.Size(), PhysicalSize: op.BlockSize, AtomicBytes: atomicBytes,
 		Thin: true, AlwaysThin: true, Ordered: true, Durable: true,
 	}
 }

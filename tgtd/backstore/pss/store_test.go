@@ -69,7 +69,7 @@ func do(s backstore.Store, io *backstore.IO) *backstore.IO {
 func TestRequests(t *testing.T) {
 	start(t)
 	s := open(t, backstore.Options{Path: "vol", BlockSize: 512, Sync: true, Direct: true})
-	if got := s.Info(); got != (backstore.Info{Bytes: size, PhysicalSize: 4096, Thin: true, AlwaysThin: true, Ordered: true, Durable: true}) {
+	if got := s.Info(); got != (backstore.Info{Bytes: size, PhysicalSize: 4096, AtomicBytes: 256 << 10, Thin: true, AlwaysThin: true, Ordered: true, Durable: true}) {
 		t.Fatalf("%+v", got)
 	}
 	io := &backstore.IO{} // one for all: it is made to be used again
