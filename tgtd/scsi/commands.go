@@ -6,6 +6,7 @@ import (
 	"math"
 	"strings"
 
+	"github.com/paxos-iscsi/paxos-iscsi/tgtd/backstore"
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/sam"
 )
 
@@ -25,6 +26,7 @@ type command struct {
 	thin   bool // there only with thin provisioning
 	atomic bool // there only where the store's writes are atomic
 	erase  bool // there only where erased blocks are known to read as zeros: with thin provisioning
+	local  bool // not there where other targets serve the medium too: its effect could not hold there
 	alua   bool // there only where the unit has target port groups
 	// sanitizing: allowed while the medium is being sanitized, or after that has failed (SBC-3 4.11.3).
 	sanitizing bool
@@ -138,9 +140,9 @@ var diskTable = newTable([]command{
 	{op: 0x15, service: none, name: "MODE SELECT(6)", usage: "15 11 00 00 ff 07",
 		handler: modeSelect6, standby: true, parameters: true},
 	{op: 0x16, service: none, name: "RESERVE(6)", usage: "16 11 00 00 00 07",
-		handler: reserve6, access: accessFree},
+		handler: reserve6, local: true, access: accessFree},
 	{op: 0x17, service: none, name: "RELEASE(6)", usage: "17 11 00 00 00 07",
-		handler: release6, shared: true, access: accessFree},
+		handler: release6, local: true, shared: true, access: accessFree},
 	{op: 0x1a, service: none, name: "MODE SENSE(6)", usage: "1a 08 ff ff ff 07",
 		handler: modeSense6, standby: true, access: accessRead},
 	{op: 0x1b, service: none, name: "START STOP UNIT", usage: "1b 00 00 00 f3 07",
@@ -333,6 +335,15 @@ func dispatch(t *task) outcome {
 			return t.check(code)
 		}
 	default:
+		if m := t.medium; m != nil && m.info.Keeps != backstore.KeepsNothing {
+			if m.waiting.Load() {
+				return t.check(becomingReady)
+			}
+			if !m.loaded.Load() {
+				return t.loadFirst()
+			}
+			t.version = m.version.Load() // before anything is looked at
+		}
 		if t.nexus.pending.Load() == 0 {
 			break
 		}
@@ -345,6 +356,9 @@ func dispatch(t *task) outcome {
 	}
 	row := t.row
 	if row != nil && t.unit.guarded.Load() && t.unit.conflicts(t) {
+		if !t.current(true) {
+			return t.loadAgain() // the conflict may be over, at another target
+		}
 		return t.refuse(sam.ReservationConflict)
 	}
 	switch {
@@ -382,9 +396,32 @@ func dispatchAbsent(t *task, cdb []byte) outcome {
 	return t.check(unitNotSupported)
 }
 
+// loadFirst has a command wait for the unit's state, and begin anew.
+func (t *task) loadFirst() outcome {
+	u := t.unit
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if t.medium.loaded.Load() {
+		t.step = dispatch
+		return repeated
+	}
+	return u.awaitState(t, dispatch)
+}
+
+// loadAgain has a command wait for the state of a shared medium to be loaded anew, and begin anew.
+func (t *task) loadAgain() outcome {
+	u := t.unit
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.awaitState(t, dispatch)
+}
+
 // there says whether the unit has a command that depends on what the unit is. Commands for thin provisioning
 // are listed for every disk, as the reference does.
 func (t *task) there(row *command) bool {
+	if row.local && t.medium != nil && t.medium.info.Shared {
+		return false
+	}
 	return (!row.erase || t.attrs.thin) && (!row.atomic || t.atomicBlocks() > 0) && (!row.alua || t.attrs.access != accessNone)
 }
 

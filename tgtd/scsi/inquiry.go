@@ -127,6 +127,12 @@ func (t *task) deviceIdentification(b []byte) []byte {
 	id := t.attrs.scsiID
 	b = append(b, 0x02, 0x01, 0, 36)
 	b = appendPadded(b, id, 36, 0)
+	if identity := t.attrs.identity; identity != "" {
+		// NAA 6 made of the medium; numbers of target and unit may differ elsewhere.
+		b = append(b, 0x01, 0x03, 0, 16, 6<<4|identity[0]&0x0f)
+		b = append(b, identity[1:]...)
+		return t.appendPort(b)
+	}
 	b = append(b, 0x01, 0x03, 0, 8)
 	b = binary.BigEndian.AppendUint32(b, 3<<28|uint32(t.unit.tid)&0x0fffffff)
 	b = binary.BigEndian.AppendUint32(b, uint32(t.unit.lun))
@@ -138,6 +144,11 @@ func (t *task) deviceIdentification(b []byte) []byte {
 	high = high&(1<<60-1) | 6<<60
 	b = binary.BigEndian.AppendUint64(b, high)
 	b = binary.BigEndian.AppendUint64(b, low)
+	return t.appendPort(b)
+}
+
+// appendPort appends the designators of the target port where the unit has target port groups.
+func (t *task) appendPort(b []byte) []byte {
 	if t.attrs.access == accessNone || t.absent {
 		return b
 	}

@@ -38,7 +38,8 @@ type sanitizeJob struct {
 	done   atomic.Int64 // bytes of all passes
 	failed atomic.Bool
 
-	waiting *parking // the command, unless IMMED; guarded by Unit.mu
+	over    chan struct{} // closed at its end
+	waiting *parking      // the command, unless IMMED; guarded by Unit.mu
 }
 
 // sense is what other commands, and REQUEST SENSE, get (SBC-3 4.11.3).
@@ -149,6 +150,7 @@ func (t *task) startSanitizing(j *sanitizeJob, immediate bool) outcome {
 	var ctx context.Context
 	ctx, j.cancel = context.WithCancel(context.Background())
 	j.medium.users++
+	j.over = make(chan struct{})
 	u.sanitizing.Store(j)
 	u.background.Add(1)
 	go j.run(ctx)
@@ -171,6 +173,7 @@ func (j *sanitizeJob) run(ctx context.Context) {
 	u := j.unit
 	defer u.background.Done()
 	defer j.cancel()
+	defer close(j.over)
 	err := j.sanitize(ctx)
 	j.failed.Store(err != nil)
 	u.leave(j.medium)
@@ -197,7 +200,7 @@ func (j *sanitizeJob) sanitize(ctx context.Context) error {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			io.Offset = at
+			io.Offset, io.State = at, j.medium.version.Load()
 			if j.pattern != nil {
 				io.Op, io.Length = backstore.Write, min(int64(len(j.pattern)), j.total-at)
 				io.Data = j.pattern[:io.Length]
@@ -233,6 +236,6 @@ func await(store backstore.Store, io *backstore.IO) error {
 func (u *Unit) stopSanitizing() {
 	if job := u.sanitizing.Load(); job != nil {
 		job.cancel()
-		u.background.Wait()
+		<-job.over
 	}
 }

@@ -49,6 +49,8 @@ const (
 	copyTargetUnreachable    senseCode = 0x0a0d02 // COPY TARGET DEVICE NOT REACHABLE
 	copyAborted              senseCode = 0x0a0000
 	thirdPartyFailure        senseCode = 0x0a0d01 // THIRD PARTY DEVICE FAILURE
+	internalTargetFailure    senseCode = 0x044400
+	commandAborted           senseCode = 0x0b0000
 	miscompare               senseCode = 0x0e1d00
 )
 

@@ -15,6 +15,7 @@ const (
 	finished outcome = iota // the command is complete; its result is in the task
 	submit                  // give task.io to the store, then go on with task.step
 	waiting                 // task.hold calls finish when what it waits for has happened
+	repeated                // take task.step at once
 	parked                  // somebody else has the task, and makes it ready again (Unit.park)
 )
 
@@ -73,6 +74,9 @@ type task struct {
 	room        int // descriptors that GET LBA STATUS may return
 	queries     int // requests it has made
 
+	version uint64 // of the unit's state by which the command was allowed
+	fresh   bool   // the state was loaded for this command
+
 	// The result.
 	status sam.Status
 	sense  []byte
@@ -105,7 +109,13 @@ func (t *task) run() {
 			t.finish()
 			return
 		}
-		switch t.step(t) {
+		next := t.step
+		if t.io.Err != nil && errors.Is(t.io.Err, backstore.ErrStateChanged) {
+			next = (*task).again
+		}
+		switch next(t) {
+		case repeated:
+			continue
 		case finished:
 			t.finish()
 			return
@@ -183,9 +193,10 @@ func (t *task) finish() {
 func (t *task) recycle() {
 	t.command, t.target, t.nexus, t.unit, t.attrs, t.medium, t.row = nil, nil, nil, nil, nil, nil, nil
 	t.prev, t.next, t.runNext, t.waiters, t.hold, t.buffer = nil, nil, nil, nil, nil, nil
-	t.absent, t.started, t.writes, t.exclusive, t.fua = false, false, false, false, false
+	t.absent, t.started, t.writes, t.exclusive, t.fua, t.fresh = false, false, false, false, false, false
 	t.low, t.high, t.offset, t.end, t.moved = 0, 0, 0, 0, 0
 	t.status, t.sense, t.dataIn, t.data, t.step = sam.Good, nil, nil, nil, nil
+	t.io.Err, t.io.State, t.version = nil, 0, 0
 	t.io.Data, t.via, t.copy, t.parking = nil, nil, nil, nil
 	t.state.Store(0)
 }
@@ -269,6 +280,7 @@ func (t *task) reply(data []byte, allocation uint64) outcome {
 // submitIO prepares the task's request.
 func (t *task) submitIO(op backstore.Op, offset, length int64, data []byte, fua bool, then step) outcome {
 	t.io.Op, t.io.Offset, t.io.Length, t.io.Data, t.io.FUA = op, offset, length, data, fua
+	t.io.State = t.version
 	t.step = then
 	return submit
 }
