@@ -13,9 +13,12 @@ import (
 const (
 	ErrNotFound   = op.NotFound
 	ErrExists     = op.Exists
-	ErrFenced     = op.Fenced     // somebody else opened the volume since
-	ErrMiscompare = op.Miscompare // Request.Miscompare says where
-	ErrNoSpace    = op.NoSpace
+	ErrFenced     = op.Fenced      // somebody else opened the volume since
+	ErrMiscompare = op.Miscompare  // Request.Miscompare says where
+	ErrNoSpace    = op.NoSpace     // the write has no effect; reads go on
+	ErrDamaged    = op.ReadDamaged // no server has the data undamaged
+	ErrMoved      = op.Moved       // the volume is shared and its token moved on: Volume.Renew, decide anew, retry
+	ErrVersion    = op.Conflict    // the attribute was changed since
 	ErrOutOfRange = op.OutOfRange
 	ErrKind       = op.Kind // a volume where a file was wanted, or the reverse
 )

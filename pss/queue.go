@@ -281,8 +281,8 @@ func (q *call) write(w *wire.Writer, tag uint64, r *Request) error {
 	case opQuery:
 		return w.Query(tag, r.query)
 	case opPropose:
-		q.head = op.Head(q.head[:0], &q.hdr, r.args, 0)
-		return w.Propose(tag, q.head)
+		q.head = op.Head(q.head[:0], &q.hdr, r.args, len(r.Data))
+		return w.Propose(tag, q.head, r.Data)
 	case Write, CompareAndWrite:
 		data := r.Data[q.at : q.at+int64(q.size)]
 		if len(q.sums) == 0 {

@@ -91,26 +91,42 @@ func (r *Request) piece() (size, cost int) {
 }
 
 // Volume is an open volume. Opening it took it away from whoever had it open before: their changes fail
-// with ErrFenced from then on.
+// with ErrFenced from then on. Those who open it with Shared have it together, until somebody opens it
+// without.
 type Volume struct {
 	cell    *Cell
 	path    string
 	object  uint64
-	token   uint64
+	token   atomic.Uint64 // of changes that are submitted now
 	size    atomic.Int64
 	pending int    // requests under way; guarded by Cell.mu
 	closed  bool   // guarded by Cell.mu
 	timeout uint64 // ticks, 0 for none; guarded by Cell.mu
 }
 
-// OpenVolume opens the volume at path. It fails with ErrNotFound, ErrKind for what is no volume, and
-// ErrUnreachable or ErrNoMaster if ctx ends before the cell answers.
-func (c *Cell) OpenVolume(ctx context.Context, path string) (*Volume, error) {
-	res, err := c.proposePath(ctx, op.Header{Code: op.VolumeOpen}, path)
+// OpenMode says who else may have a volume.
+type OpenMode uint8
+
+// Shared opens a volume together with all others who open it so. See SetAttr for how they agree.
+const Shared OpenMode = 1
+
+// OpenVolume opens the volume at path, for this Cell alone or Shared. Either takes it away from one who had it
+// alone, and opening it alone takes it away from all. It fails with ErrNotFound, ErrKind for what is no
+// volume, and ErrUnreachable or ErrNoMaster if ctx ends before the cell answers.
+func (c *Cell) OpenVolume(ctx context.Context, path string, mode ...OpenMode) (*Volume, error) {
+	h := op.Header{Code: op.VolumeOpen}
+	for _, m := range mode {
+		if m != Shared {
+			return nil, fmt.Errorf("open volume %q: mode %d: %w", path, m, op.Invalid)
+		}
+		h.Flags |= op.FlagShared
+	}
+	res, err := c.proposePath(ctx, h, path)
 	if err != nil {
 		return nil, fmt.Errorf("open volume %q: %w", path, err)
 	}
-	v := &Volume{cell: c, path: path, object: res.Object, token: res.Token}
+	v := &Volume{cell: c, path: path, object: res.Object}
+	v.token.Store(res.Token)
 	v.size.Store(int64(res.Value))
 	return v, nil
 }
@@ -174,7 +190,7 @@ func (v *Volume) Submit(r *Request) {
 	if r.total > op.MaxVolume || r.Offset > op.MaxVolume {
 		bad = true
 	}
-	r.header = op.Header{Code: code, Object: v.object, Token: v.token, Offset: uint64(r.Offset)}
+	r.header = op.Header{Code: code, Object: v.object, Token: v.token.Load(), Offset: uint64(r.Offset)}
 	if r.mutates() {
 		r.header.Stamp = uint64(time.Now().UnixNano())
 	}

@@ -72,12 +72,21 @@ const (
 	WriteZeroes          // object, token, offset, length: reads as zeros
 	CompareAndWrite      // object, token, offset; payload: what must be there, and what to write
 	Flush                // object, token: everything before it is durable (it always is); a barrier in the log
+	AttrSet              // object, token, flags, name, version; payload: set or remove a volume's attribute. See attr.go
 	codes
+)
+
+// The flags of operations. A flag belongs to one code; others are refused with Invalid.
+const (
+	FlagShared uint16 = 1 << 0 // VolumeOpen: share the volume with all who open it so
+	FlagRenew  uint16 = 1 << 1 // VolumeOpen, with FlagShared: only if Token belongs to those who share it now
+	FlagBump   uint16 = 1 << 0 // AttrSet: give those who share the volume a new token
+	FlagRemove uint16 = 1 << 1 // AttrSet: remove the attribute; there is no payload
 )
 
 var names = [...]string{"", "nop", "session-open", "session-close", "mkdir", "rmdir", "create", "truncate",
 	"delete", "rename", "volume-create", "volume-open", "volume-grow", "volume-delete", "write", "unmap",
-	"write-zeroes", "compare-and-write", "flush"}
+	"write-zeroes", "compare-and-write", "flush", "attr-set"}
 
 // String names the code.
 func (c Code) String() string {
@@ -87,8 +96,11 @@ func (c Code) String() string {
 	return fmt.Sprintf("code-%d", uint8(c))
 }
 
-// hasPayload says whether the arguments of c are block sums of a payload.
-func (c Code) hasPayload() bool { return c == Write || c == CompareAndWrite }
+// hasPayload says whether the arguments of c begin with block sums of a payload.
+func (c Code) hasPayload() bool { return c == Write || c == CompareAndWrite || c.hasMore() }
+
+// hasMore says whether arguments follow the block sums. Such a payload may be empty.
+func (c Code) hasMore() bool { return c == AttrSet }
 
 // HasToken says whether c changes an object's data under a fencing token.
 func (c Code) HasToken() bool { return c >= Write && c <= Flush }
@@ -183,7 +195,7 @@ func headSum(b []byte, args int) uint32 {
 // Op is a parsed operation: its header, and views into its bytes.
 type Op struct {
 	Header
-	Args    []byte // names, or block sums; a view
+	Args    []byte // names, or block sums and then what More gives; a view
 	Payload []byte // a view
 }
 
@@ -234,7 +246,9 @@ func (o *Op) checkShape() error {
 		return fmt.Errorf("%w: %v of %d bytes", ErrInvalid, o.Code, o.Length)
 	case o.Offset > MaxVolume || o.Length > MaxVolume:
 		return fmt.Errorf("%w: %v at %d, %d bytes", ErrInvalid, o.Code, o.Offset, o.Length)
-	case o.Code.hasPayload() && len(o.Args) != 4*o.sums():
+	case o.Code.hasMore() && (n > MaxAttr || o.Length != uint64(n) || o.Offset != 0):
+		return fmt.Errorf("%w: %v of %d bytes at %d with %d bytes of payload", ErrInvalid, o.Code, o.Length, o.Offset, n)
+	case o.Code.hasMore() && len(o.Args) < 4*o.sums(), o.Code.hasPayload() && !o.Code.hasMore() && len(o.Args) != 4*o.sums():
 		return fmt.Errorf("%w: %v with %d bytes of sums", ErrInvalid, o.Code, len(o.Args))
 	}
 	return nil
@@ -248,6 +262,9 @@ func (o *Op) sums() int {
 	}
 	return Pieces(o.Offset, len(o.Payload))
 }
+
+// More is the arguments behind the block sums, of an operation that has both.
+func (o *Op) More() []byte { return o.Args[4*o.sums():] }
 
 // SumAt is the i-th block sum of an operation with a payload.
 func (o *Op) SumAt(i int) uint32 { return binary.LittleEndian.Uint32(o.Args[4*i:]) }

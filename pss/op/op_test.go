@@ -67,6 +67,34 @@ func encodeData(h Header, payload []byte) []byte {
 	return append(HeadSums(nil, &h, sums, len(payload)), payload...)
 }
 
+// encodeAttr encodes an AttrSet.
+func encodeAttr(h Header, name string, version uint64, value []byte) []byte {
+	h.Length = uint64(len(value))
+	return encode(h, AttrArgs(name, version, value), value)
+}
+
+// What an AttrSet says is read back, and nothing else is taken for its name and version.
+func TestAttr(t *testing.T) {
+	for _, value := range [][]byte{nil, []byte("v"), pattern(MaxAttr)} {
+		o, err := Parse(encodeAttr(Header{Code: AttrSet}, "name", 1<<63, value))
+		if err != nil || o.Check() != nil || !bytes.Equal(o.Payload, value) {
+			t.Fatalf("%d bytes: %v", len(value), err)
+		}
+		if name, version, err := o.Attr(); name != "name" || version != 1<<63 || err != nil {
+			t.Errorf("%q, %d, %v", name, version, err)
+		}
+	}
+	for _, args := range [][]byte{nil, AppendString(nil, "n"), append(AppendString(nil, "n"), make([]byte, 9)...)} {
+		o, err := Parse(encode(Header{Code: AttrSet}, args, nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := o.Attr(); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%x: %v", args, err)
+		}
+	}
+}
+
 // reseal makes the size, the argument size where it can't be right, and the checksum of b right, so that what lies
 // behind those checks is reached.
 func reseal(b []byte) []byte {
@@ -91,7 +119,11 @@ func TestGolden(t *testing.T) {
 	w := Header{Code: Write, Session: 1, Epoch: 2, Seq: 3, Acked: 4, Object: 5, Token: 6, Offset: 4090, Length: 12, Stamp: 7}
 	checkGolden(t, "testdata/write-v1.hex", encodeData(w, []byte("hello, world")))
 	checkGolden(t, "testdata/result-v1.hex", AppendResult(nil, Result{Miscompare, 0x1112131415161718, 0x2122232425262728, 0x31}))
-	checkGolden(t, "testdata/query-v1.hex", AppendQuery(nil, Query{ReadDir, "/vol001", "00"}))
+	checkGolden(t, "testdata/query-v1.hex", AppendQuery(nil, Query{Code: ReadDir, Path: "/vol001", Cursor: "00"}))
+	checkGolden(t, "testdata/attr-set-v1.hex", encodeAttr(Header{Code: AttrSet, Flags: FlagBump, Session: 1, Epoch: 2, Seq: 3,
+		Acked: 4, Object: 5, Token: 6, Stamp: 7}, "pr", 8, []byte("value")))
+	checkGolden(t, "testdata/query-attr-v1.hex", AppendQuery(nil, Query{Code: AttrGet, Path: "pr", Object: 0x1112131415161718}))
+	checkGolden(t, "testdata/answer-attr-v1.hex", AppendAnswer(nil, Answer{Version: 0x2122232425262728, Value: []byte("value")}))
 	checkGolden(t, "testdata/answer-v1.hex", AppendAnswer(nil, Answer{Errno: NotDir, More: true, Nodes: []Node{
 		{"vol001", KindVolume, 0x1112131415161718, 1 << 40, 0x2122232425262728}, {"dir", KindDir, 0, 0, 3}}}))
 }
@@ -99,17 +131,17 @@ func TestGolden(t *testing.T) {
 // The numbers are on disks and in peers of other versions.
 func TestNumbersNeverChange(t *testing.T) {
 	list := "nop session-open session-close mkdir rmdir create truncate delete rename volume-create volume-open " +
-		"volume-grow volume-delete write unmap write-zeroes compare-and-write flush"
+		"volume-grow volume-delete write unmap write-zeroes compare-and-write flush attr-set"
 	for i, name := range strings.Fields(list) {
 		if c := Code(i + 1); c.String() != name {
 			t.Errorf("code %d is %v", i+1, c)
 		}
 	}
-	if Flush != 18 || codes != 19 || Code(0).String() != "code-0" || Code(200).String() != "code-200" {
+	if Flush != 18 || AttrSet != 19 || codes != 20 || Code(0).String() != "code-0" || Code(200).String() != "code-200" {
 		t.Errorf("Flush is %d, %v, %v", Flush, Code(0), Code(200))
 	}
 	errnos := []Errno{OK, NotFound, Exists, NotDir, IsDir, NotEmpty, Invalid, Fenced, StaleEpoch, NoSession,
-		Miscompare, OutOfRange, TooMany, TooOld, Kind, NoSpace}
+		Miscompare, OutOfRange, TooMany, TooOld, Kind, NoSpace, ReadDamaged, Moved, Conflict}
 	texts := map[string]bool{}
 	for i, e := range errnos {
 		if int(e) != i {
@@ -117,10 +149,13 @@ func TestNumbersNeverChange(t *testing.T) {
 		}
 		texts[e.Error()] = true
 	}
-	if len(texts) != len(errnos) || Errno(16).Error() != "error 16" {
-		t.Errorf("texts %v, %v", texts, Errno(16))
+	if len(texts) != len(errnos) || Errno(19).Error() != "error 19" {
+		t.Errorf("texts %v, %v", texts, Errno(19))
 	}
-	if Stat != 1 || ReadDir != 2 || KindDir != 1 || KindFile != 2 || KindVolume != 3 {
+	if FlagShared != 1 || FlagRenew != 2 || FlagBump != 1 || FlagRemove != 2 {
+		t.Error("the numbers of flags changed")
+	}
+	if Stat != 1 || ReadDir != 2 || AttrGet != 3 || TokenGet != 4 || KindDir != 1 || KindFile != 2 || KindVolume != 3 {
 		t.Error("the numbers of queries or kinds changed")
 	}
 }
@@ -178,6 +213,10 @@ func TestRoundTrip(t *testing.T) {
 		}
 		var b, args, payload []byte
 		switch {
+		case h.Code.hasMore():
+			payload = pattern(rapid.IntRange(0, 3*BlockSize).Draw(t, "size"))
+			h.Offset, h.Length = 0, uint64(len(payload))
+			b = encodeAttr(h, "name", 7, payload)
 		case h.Code.hasPayload():
 			payload = pattern(2 * rapid.IntRange(1, 3*BlockSize).Draw(t, "half"))
 			h.Length = uint64(len(payload))
@@ -286,7 +325,11 @@ func TestParseRefuses(t *testing.T) {
 		{"arguments of 4 GiB", patch(patch(good(), 23, 255), 22, 255), "bytes of arguments"},
 		{"more arguments than any", encode(Header{Code: Mkdir}, args(MaxArgs+1), nil), "8195 bytes of arguments"},
 		{"code 0", encode(Header{}, nil, nil), "code-0"},
-		{"unknown code", encode(Header{Code: codes}, nil, nil), "code-19"},
+		{"unknown code", encode(Header{Code: codes}, nil, nil), codes.String()},
+		{"attribute of another length", encode(Header{Code: AttrSet, Length: 4}, args(4), args(5)), "attr-set of 4 bytes at 0 with 5"},
+		{"attribute at an offset", encode(Header{Code: AttrSet, Offset: 1, Length: 5}, args(4), args(5)), "attr-set of 5 bytes at 1"},
+		{"attribute too long", encode(Header{Code: AttrSet, Length: MaxAttr + 1}, args(4*17), args(MaxAttr+1)), "attr-set of 65537 bytes"},
+		{"attribute without sums", encode(Header{Code: AttrSet, Length: 5}, args(3), args(5)), "attr-set with 3 bytes of sums"},
 		{"payload where none belongs", encode(Header{Code: Mkdir}, nil, args(1)), "mkdir with 1 bytes of payload"},
 		{"write of nothing", data(Write, 0, 0, 0, 0), "write of 0 bytes with 0 bytes"},
 		{"write of another length", data(Write, 0, 11, 12, 1), "write of 11 bytes with 12 bytes"},
@@ -392,6 +435,7 @@ func FuzzParse(f *testing.F) {
 	f.Add(encodeData(Header{Code: Write, Offset: 4090, Length: 12}, []byte("hello, world")))
 	f.Add(encodeData(Header{Code: CompareAndWrite, Offset: 4094, Length: 6}, []byte("hello, world")))
 	f.Add(encode(Header{Code: Unmap, Length: 512}, nil, nil))
+	f.Add(encodeAttr(Header{Code: AttrSet}, "name", 7, []byte("value")))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, b := range [][]byte{b, reseal(bytes.Clone(b))} {
 			o, err := Parse(b)
@@ -406,6 +450,11 @@ func FuzzParse(f *testing.F) {
 			}
 			if again := encode(o.Header, o.Args, o.Payload); !bytes.Equal(again, b) {
 				t.Fatalf("%x became %x", b, again)
+			}
+			if o.Code == AttrSet {
+				if _, _, err := o.Attr(); err != nil && !errors.Is(err, ErrInvalid) {
+					t.Fatalf("Attr: %v", err)
+				}
 			}
 			rest := o.Args
 			for err == nil {

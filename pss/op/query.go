@@ -11,9 +11,11 @@ type QueryCode uint8
 
 // The queries.
 const (
-	_       QueryCode = iota
-	Stat              // path: one Node
-	ReadDir           // path, cursor (last name seen): up to Limit Nodes in order of name
+	_        QueryCode = iota
+	Stat               // path: one Node
+	ReadDir            // path, cursor (last name seen): up to MaxNodes Nodes in order of name
+	AttrGet            // object, path (the attribute's name): Value and Version; Version 0 if there is none
+	TokenGet           // object: Version is the token that changes of the volume need now; 0 before the first opening
 	queries
 )
 
@@ -42,7 +44,11 @@ type Query struct {
 	Code   QueryCode
 	Path   string
 	Cursor string // ReadDir: names after this one
+	Object uint64 // AttrGet, TokenGet
 }
+
+// about says whether a query is about an object.
+func (c QueryCode) about() bool { return c == AttrGet || c == TokenGet }
 
 // Node is a name in the tree and what it stands for. The root's name is "/".
 type Node struct {
@@ -53,10 +59,14 @@ type Node struct {
 	Modified uint64 // ns since 1970
 }
 
-// AppendQuery appends the byte form of q: u8 code, path, cursor.
+// AppendQuery appends the byte form of q: u8 code, path, cursor; where it is about an object, u64 object.
 func AppendQuery(b []byte, q Query) []byte {
 	b = append(b, byte(q.Code))
-	return AppendString(AppendString(b, q.Path), q.Cursor)
+	b = AppendString(AppendString(b, q.Path), q.Cursor)
+	if q.Code.about() {
+		b = binary.LittleEndian.AppendUint64(b, q.Object)
+	}
+	return b
 }
 
 // ParseQuery reads what AppendQuery wrote.
@@ -71,6 +81,12 @@ func ParseQuery(b []byte) (q Query, err error) {
 	if q.Cursor, b, err = String(b); err != nil {
 		return q, err
 	}
+	if q.Code.about() {
+		if len(b) < 8 {
+			return q, fmt.Errorf("%w: a query about no object", ErrInvalid)
+		}
+		q.Object, b = binary.LittleEndian.Uint64(b), b[8:]
+	}
 	if len(b) != 0 {
 		return q, fmt.Errorf("%w: %d bytes after a query", ErrInvalid, len(b))
 	}
@@ -79,21 +95,33 @@ func ParseQuery(b []byte) (q Query, err error) {
 
 // Answer is what a query answers.
 type Answer struct {
-	Errno Errno
-	More  bool // ReadDir: there are further names
-	Nodes []Node
+	Errno   Errno
+	More    bool // ReadDir: there are further names
+	Nodes   []Node
+	Version uint64 // AttrGet, TokenGet; never 0 where Value is not empty
+	Value   []byte // AttrGet
 }
 
-// AppendAnswer appends the byte form of a: u16 errno, u8 more, u16 count, then each node as name, u8
-// kind, u64 object, u64 size, u64 modification time. It has MaxNodes nodes or fewer.
+// The bits of an answer's third byte.
+const (
+	answerMore  = 1 << 0
+	answerValue = 1 << 1 // version and value follow the nodes
+)
+
+// AppendAnswer appends the byte form of a: u16 errno, u8 bits, u16 count, then each node as name, u8
+// kind, u64 object, u64 size, u64 modification time; then, with answerValue, u64 version, u32 size, the
+// value. It has MaxNodes nodes or fewer, and MaxAttr bytes of a value without any.
 func AppendAnswer(b []byte, a Answer) []byte {
 	le := binary.LittleEndian
 	b = le.AppendUint16(b, uint16(a.Errno))
+	bits := byte(0)
 	if a.More {
-		b = append(b, 1)
-	} else {
-		b = append(b, 0)
+		bits |= answerMore
 	}
+	if a.Version != 0 {
+		bits |= answerValue
+	}
+	b = append(b, bits)
 	b = le.AppendUint16(b, uint16(len(a.Nodes)))
 	for _, n := range a.Nodes {
 		b = AppendString(b, n.Name)
@@ -101,6 +129,11 @@ func AppendAnswer(b []byte, a Answer) []byte {
 		b = le.AppendUint64(b, n.Object)
 		b = le.AppendUint64(b, n.Bytes)
 		b = le.AppendUint64(b, n.Modified)
+	}
+	if a.Version != 0 {
+		b = le.AppendUint64(b, a.Version)
+		b = le.AppendUint32(b, uint32(len(a.Value)))
+		b = append(b, a.Value...)
 	}
 	return b
 }
@@ -111,10 +144,10 @@ func ParseAnswer(b []byte) (a Answer, err error) {
 	if len(b) < 5 {
 		return a, fmt.Errorf("%w: an answer of %d bytes", ErrInvalid, len(b))
 	}
-	a.Errno, a.More = Errno(le.Uint16(b)), b[2] == 1
-	count := int(le.Uint16(b[3:]))
-	if count > MaxNodes || b[2] > 1 {
-		return a, fmt.Errorf("%w: an answer of %d nodes, more %d", ErrInvalid, count, b[2])
+	a.Errno, a.More = Errno(le.Uint16(b)), b[2]&answerMore != 0
+	count, valued := int(le.Uint16(b[3:])), b[2]&answerValue != 0
+	if count > MaxNodes || b[2] > answerMore|answerValue {
+		return a, fmt.Errorf("%w: an answer of %d nodes, bits %#x", ErrInvalid, count, b[2])
 	}
 	b = b[5:]
 	for range count {
@@ -131,8 +164,30 @@ func ParseAnswer(b []byte) (a Answer, err error) {
 		n.Kind, n.Object, n.Bytes, n.Modified = NodeKind(b[0]), le.Uint64(b[1:]), le.Uint64(b[9:]), le.Uint64(b[17:])
 		a.Nodes, b = append(a.Nodes, n), b[25:]
 	}
+	if valued {
+		if a.Version, a.Value, b, err = parseValue(b); err != nil {
+			return a, err
+		}
+	}
 	if len(b) != 0 {
 		return a, fmt.Errorf("%w: %d bytes after an answer", ErrInvalid, len(b))
 	}
 	return a, nil
+}
+
+// parseValue reads a version, which is not 0, and a value.
+func parseValue(b []byte) (version uint64, value, rest []byte, err error) {
+	le := binary.LittleEndian
+	if len(b) < 12 {
+		return 0, nil, nil, fmt.Errorf("%w: an answer without its value", ErrInvalid)
+	}
+	version = le.Uint64(b)
+	n := le.Uint32(b[8:])
+	if b = b[12:]; version == 0 || n > MaxAttr || int(n) > len(b) {
+		return 0, nil, nil, fmt.Errorf("%w: a value of %d bytes, version %d", ErrInvalid, n, version)
+	}
+	if n > 0 {
+		value = b[:n:n]
+	}
+	return version, value, b[n:], nil
 }

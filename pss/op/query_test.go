@@ -16,8 +16,11 @@ func drawName(max int) *rapid.Generator[string] {
 
 func TestQueryRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		q := Query{QueryCode(rapid.IntRange(1, int(queries)-1).Draw(t, "code")), drawName(300).Draw(t, "path"),
-			drawName(300).Draw(t, "cursor")}
+		q := Query{Code: QueryCode(rapid.IntRange(1, int(queries)-1).Draw(t, "code")), Path: drawName(300).Draw(t, "path"),
+			Cursor: drawName(300).Draw(t, "cursor")}
+		if q.Code.about() {
+			q.Object = rapid.Uint64().Draw(t, "object")
+		}
 		if got, err := ParseQuery(AppendQuery(nil, q)); err != nil || got != q {
 			t.Fatalf("%+v became %+v, %v", q, got, err)
 		}
@@ -33,6 +36,11 @@ func TestAnswerRoundTrip(t *testing.T) {
 		a := Answer{Errno: Errno(rapid.Uint16().Draw(t, "errno")), More: rapid.Bool().Draw(t, "more")}
 		if n := rapid.SliceOfN(node, 0, 20).Draw(t, "nodes"); len(n) > 0 {
 			a.Nodes = n
+		}
+		if a.Version = rapid.Uint64Range(0, 3).Draw(t, "version"); a.Version != 0 {
+			if v := rapid.SliceOfN(rapid.Byte(), 0, 20).Draw(t, "value"); len(v) > 0 {
+				a.Value = v
+			}
 		}
 		if got, err := ParseAnswer(AppendAnswer(nil, a)); err != nil || !reflect.DeepEqual(got, a) {
 			t.Fatalf("%+v became %+v, %v", a, got, err)
@@ -65,7 +73,9 @@ func TestLargestAnswer(t *testing.T) {
 }
 
 func TestDecodersRefuse(t *testing.T) {
-	query := AppendQuery(nil, Query{Stat, "/a", ""})
+	query := AppendQuery(nil, Query{Code: Stat, Path: "/a"})
+	about := AppendQuery(nil, Query{Code: AttrGet, Object: 1})
+	valued := AppendAnswer(nil, Answer{Version: 1, Value: []byte("value")})
 	answer := AppendAnswer(nil, Answer{Nodes: []Node{{Name: "a", Kind: KindDir}}})
 	result := AppendResult(nil, Result{})
 	patch := func(b []byte, at int, v byte) []byte { b = bytes.Clone(b); b[at] = v; return b }
@@ -85,9 +95,15 @@ func TestDecodersRefuse(t *testing.T) {
 		{"query: no cursor", parseQuery, query[:5], "a name is missing"},
 		{"query: path cut short", parseQuery, query[:4], "a name of 2 bytes"},
 		{"query: rest", parseQuery, append(bytes.Clone(query), 0), "1 bytes after a query"},
-		{"query: path too long", parseQuery, AppendQuery(nil, Query{Stat, strings.Repeat("p", MaxPath+1), ""}), "a name of"},
+		{"query: path too long", parseQuery, AppendQuery(nil, Query{Code: Stat, Path: strings.Repeat("p", MaxPath+1)}), "a name of"},
 		{"answer: short", parseAnswer, answer[:4], "an answer of 4 bytes"},
-		{"answer: more is neither", parseAnswer, patch(answer, 2, 2), "more 2"},
+		{"answer: more is neither", parseAnswer, patch(answer, 2, 4), "bits 0x4"},
+		{"answer: no value", parseAnswer, patch(answer, 2, 2), "an answer without its value"},
+		{"answer: value cut short", parseAnswer, valued[:len(valued)-1], "a value of 5 bytes"},
+		{"answer: version 0", parseAnswer, patch(valued, 5, 0), "version 0"},
+		{"answer: value too long", parseAnswer, AppendAnswer(nil, Answer{Version: 1, Value: make([]byte, MaxAttr+1)}), "a value of 65537 bytes"},
+		{"query: no object", parseQuery, about[:len(about)-1], "a query about no object"},
+		{"query: rest after the object", parseQuery, append(bytes.Clone(about), 0), "1 bytes after a query"},
 		{"answer: no node", parseAnswer, patch(answer, 3, 2), "a name is missing"},
 		{"answer: node cut short", parseAnswer, answer[:len(answer)-1], "an answer cut short"},
 		{"answer: kind 0", parseAnswer, patch(answer, 8, 0), "a node of kind 0"},
@@ -104,7 +120,8 @@ func TestDecodersRefuse(t *testing.T) {
 }
 
 func FuzzParseQuery(f *testing.F) {
-	f.Add(AppendQuery(nil, Query{ReadDir, "/a", "b"}))
+	f.Add(AppendQuery(nil, Query{Code: AttrGet, Path: "name", Object: 1}))
+	f.Add(AppendQuery(nil, Query{Code: ReadDir, Path: "/a", Cursor: "b"}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		q, err := ParseQuery(b)
 		if err == nil && !bytes.Equal(AppendQuery(nil, q), b) || err != nil && !errors.Is(err, ErrInvalid) {
@@ -114,6 +131,7 @@ func FuzzParseQuery(f *testing.F) {
 }
 
 func FuzzParseAnswer(f *testing.F) {
+	f.Add(AppendAnswer(nil, Answer{Version: 7, Value: []byte("value")}))
 	f.Add(AppendAnswer(nil, Answer{More: true, Nodes: []Node{{"a", KindDir, 1, 2, 3}, {"b", KindVolume, 4, 5, 6}}}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		a, err := ParseAnswer(b)

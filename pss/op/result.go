@@ -10,29 +10,34 @@ type Errno uint16
 
 // The ends an operation can come to. They depend on the agreed log alone, so all servers find the same.
 const (
-	OK         Errno = iota
-	NotFound         // no such name or object
-	Exists           // the name is taken, or the volume is there with another size
-	NotDir           // a folder was wanted
-	IsDir            // a file was wanted
-	NotEmpty         // the folder has entries
-	Invalid          // the operation makes no sense
-	Fenced           // a newer token was given out for the object
-	StaleEpoch       // the session was reopened since
-	NoSession        // the session is not known, or was closed
-	Miscompare       // CompareAndWrite: Value is the offset of the first difference, in bytes from Offset
-	OutOfRange       // beyond the object's end
-	TooMany          // a named limit was reached
-	TooOld           // the sequence number was answered and forgotten
-	Kind             // a volume where a file was wanted, or the reverse
-	NoSpace          // the cell's disks are full
+	OK          Errno = iota
+	NotFound          // no such name or object
+	Exists            // the name is taken, or the volume is there with another size
+	NotDir            // a folder was wanted
+	IsDir             // a file was wanted
+	NotEmpty          // the folder has entries
+	Invalid           // the operation makes no sense
+	Fenced            // a newer token was given out for the object
+	StaleEpoch        // the session was reopened since
+	NoSession         // the session is not known, or was closed
+	Miscompare        // CompareAndWrite: Value is the offset of the first difference, in bytes from Offset
+	OutOfRange        // beyond the object's end
+	TooMany           // a named limit was reached
+	TooOld            // the sequence number was answered and forgotten
+	Kind              // a volume where a file was wanted, or the reverse
+	NoSpace           // the disks of a majority of the servers are full
+	ReadDamaged       // no server has the block undamaged
+	Moved             // the volume's shared token moved on: reopen it shared
+	Conflict          // the attribute is not of the version that was named; Value is the version it has
 	errnos
 )
 
 var errnoTexts = [...]string{"success", "no such file or directory", "file exists", "not a directory",
 	"is a directory", "directory not empty", "invalid argument", "fenced by a newer opener",
 	"the session was reopened", "no such session", "the stored data differs", "beyond the end",
-	"too many", "already answered", "wrong kind of object", "no space left in the cell"}
+	"too many", "already answered", "wrong kind of object",
+	"no space left on a majority of the servers", "the stored data is damaged on all servers that were asked",
+	"the volume's shared token moved on", "the attribute has another version"}
 
 // Error makes an Errno an error.
 func (e Errno) Error() string {
@@ -46,8 +51,8 @@ func (e Errno) Error() string {
 type Result struct {
 	Errno  Errno
 	Object uint64 // CreateFile, VolumeCreate, VolumeOpen
-	Token  uint64 // VolumeOpen
-	Value  uint64 // VolumeOpen, VolumeCreate with Exists: size in bytes. CompareAndWrite: first difference
+	Token  uint64 // VolumeOpen, AttrSet: the volume's token from here on
+	Value  uint64 // VolumeOpen, VolumeCreate with Exists: size in bytes. CompareAndWrite: first difference. AttrSet: version
 }
 
 // ResultSize is the size of an encoded Result in bytes.

@@ -73,6 +73,25 @@ type Object struct {
 	Kind  op.NodeKind
 	Data  []byte
 	Token uint64
+	Attrs map[string]Attr
+	since uint64 // the first token of those who share it; 0 while nobody does
+}
+
+// Attr is an attribute of a volume.
+type Attr struct {
+	Version uint64
+	Value   []byte
+}
+
+// hold says what becomes of an operation under a token.
+func (o *Object) hold(token uint64) op.Errno {
+	switch {
+	case token == o.Token:
+		return op.OK
+	case o.since != 0 && token >= o.since && token < o.Token:
+		return op.Moved
+	}
+	return op.Fenced
 }
 
 func (o *Object) resize(n int) {
@@ -417,8 +436,8 @@ func (f *Cell) execute(o *op.Op) op.Result {
 		case o.Code == op.Truncate:
 			obj.resize(int(o.Length))
 			return op.Result{}
-		case obj.Kind == op.KindVolume && obj.Token != o.Token:
-			return fail(op.Fenced)
+		case obj.Kind == op.KindVolume && obj.hold(o.Token) != op.OK:
+			return fail(obj.hold(o.Token))
 		case obj.Kind == op.KindFile && int(o.Offset+o.Length) > len(obj.Data):
 			obj.resize(int(o.Offset + o.Length))
 		case int(o.Offset+o.Length) > len(obj.Data):
@@ -439,6 +458,9 @@ func (f *Cell) execute(o *op.Op) op.Result {
 			clear(there)
 		}
 		return op.Result{}
+	}
+	if o.Code == op.AttrSet {
+		return f.setAttr(o)
 	}
 	name, rest, err := op.String(o.Args)
 	if err != nil {
@@ -478,8 +500,16 @@ func (f *Cell) execute(o *op.Op) op.Result {
 		return fail(op.NotFound)
 	case o.Code == op.VolumeOpen && obj.Kind != op.KindVolume:
 		return fail(op.Kind)
+	case o.Code == op.VolumeOpen && o.Flags&op.FlagRenew != 0 && obj.hold(o.Token) == op.Fenced:
+		return fail(op.Fenced)
 	case o.Code == op.VolumeOpen:
-		obj.Token++
+		if shared := o.Flags&op.FlagShared != 0; !shared || obj.since == 0 {
+			obj.Token++
+			obj.since = 0
+			if shared {
+				obj.since = obj.Token
+			}
+		}
 		return op.Result{Object: obj.ID, Token: obj.Token, Value: uint64(len(obj.Data))}
 	case o.Code == op.VolumeGrow && int(o.Length) < len(obj.Data):
 		return fail(op.Invalid)
@@ -492,6 +522,33 @@ func (f *Cell) execute(o *op.Op) op.Result {
 		}
 	}
 	return op.Result{}
+}
+
+func (f *Cell) setAttr(o *op.Op) op.Result {
+	obj := f.objects[o.Object]
+	name, version, err := o.Attr()
+	switch {
+	case err != nil:
+		return op.Result{Errno: op.Invalid}
+	case obj == nil:
+		return op.Result{Errno: op.NotFound}
+	case obj.hold(o.Token) != op.OK:
+		return op.Result{Errno: obj.hold(o.Token)}
+	case obj.Attrs[name].Version != version:
+		return op.Result{Errno: op.Conflict, Value: obj.Attrs[name].Version}
+	}
+	if obj.Attrs == nil {
+		obj.Attrs = map[string]Attr{}
+	}
+	f.made++
+	obj.Attrs[name] = Attr{f.made, bytes.Clone(o.Payload)}
+	if o.Flags&op.FlagRemove != 0 {
+		delete(obj.Attrs, name)
+	}
+	if o.Flags&op.FlagBump != 0 {
+		obj.Token++
+	}
+	return op.Result{Token: obj.Token, Value: obj.Attrs[name].Version}
 }
 
 func (k *conn) read(tag uint64, body []byte) {
@@ -545,7 +602,17 @@ func (k *conn) query(tag uint64, body []byte) {
 		return op.Node{Name: name, Kind: o.Kind, Object: o.ID, Bytes: uint64(len(o.Data))}
 	}
 	var a op.Answer
+	obj := f.objects[q.Object]
 	switch {
+	case q.Code == op.TokenGet || q.Code == op.AttrGet:
+		switch {
+		case obj == nil:
+			a.Errno = op.NotFound
+		case q.Code == op.TokenGet:
+			a.Version = obj.Token
+		default:
+			a.Version, a.Value = obj.Attrs[q.Path].Version, obj.Attrs[q.Path].Value
+		}
 	case q.Code == op.ReadDir:
 		for _, name := range slices.Sorted(maps.Keys(f.Names)) {
 			if !strings.HasPrefix(name, q.Path+"/") || name[len(q.Path)+1:] <= q.Cursor {

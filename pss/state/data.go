@@ -14,13 +14,27 @@ const compareSize = 64 << 10
 // never opened has no token that would do.
 func (m *Machine) object(o *op.Op) (*node, op.Errno) {
 	n := m.tree.objects[o.Object]
-	switch {
-	case n == nil:
+	if n == nil {
 		return nil, op.NotFound
-	case n.kind == op.KindVolume && (o.Token == 0 || o.Token != n.token):
-		return nil, op.Fenced
+	}
+	if n.kind == op.KindVolume {
+		if errno := n.hold(o.Token); errno != op.OK {
+			return nil, errno
+		}
 	}
 	return n, op.OK
+}
+
+// hold says what becomes of an operation under a token: it is executed, it was overtaken by a change that one
+// of those who share the volume made known with a new token (Moved), or its sender has lost the volume.
+func (n *node) hold(token uint64) op.Errno {
+	switch {
+	case token != 0 && token == n.token:
+		return op.OK
+	case n.sharers != 0 && token >= n.sharers && token < n.token:
+		return op.Moved
+	}
+	return op.Fenced
 }
 
 // inside is object, and the range of o must not leave it.

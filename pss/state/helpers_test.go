@@ -205,6 +205,12 @@ func encodeData(h op.Header, payload []byte) []byte {
 	return append(op.HeadSums(nil, &h, sums, len(payload)), payload...)
 }
 
+// encodeAttr makes an entry of an AttrSet; Length is set.
+func encodeAttr(h op.Header, name string, version uint64, value []byte) []byte {
+	h.Length = uint64(len(value))
+	return append(op.Head(nil, &h, op.AttrArgs(name, version, value), len(value)), value...)
+}
+
 // twins are two servers of a cell that get the same entries, one of which is made anew from its
 // snapshot before each. They must never differ.
 type twins struct {

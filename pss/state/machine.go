@@ -155,6 +155,8 @@ func (m *Machine) execute(index uint64, o *op.Op) (op.Result, error) {
 		return m.compareAndWrite(index, o)
 	case op.Flush:
 		return m.flush(o)
+	case op.AttrSet:
+		return m.attrSet(index, o)
 	default:
 		return answer(op.Invalid)
 	}

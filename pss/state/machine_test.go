@@ -17,13 +17,35 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // sample is a machine with something of everything: a closed session, two open ones with results,
-// folders, files and volumes. It is what the golden snapshot shows.
+// folders, files and volumes, one of them shared and with attributes. It is what the golden snapshot shows.
 func sample(t testing.TB) (*Machine, *memStore, uint64) {
+	t.Helper()
+	type H = op.Header
+	h := H{Code: op.AttrSet, Session: 0x1112131415161718, Epoch: 0x21222324, Seq: 3, Acked: 1, Object: 2, Token: 2}
+	bump := h
+	bump.Seq, bump.Flags = 4, op.FlagBump
+	return sampleOf(t, append(sampleEntries(),
+		encode(H{Code: op.VolumeOpen, Session: h.Session, Epoch: h.Epoch, Seq: 2, Acked: 1, Flags: op.FlagShared}, "/vol001"),
+		encodeAttr(h, "empty", 0, nil),
+		encodeAttr(bump, "reservations", 0, []byte("one holder")),
+	))
+}
+
+// sampleOf is a machine that the entries were applied to.
+func sampleOf(t testing.TB, entries [][]byte) (*Machine, *memStore, uint64) {
 	t.Helper()
 	store := newMemStore()
 	m := New(store)
+	for i, e := range entries {
+		mustApply(t, m, uint64(i+1), e)
+	}
+	return m, store, uint64(len(entries) + 1)
+}
+
+// sampleEntries is what the golden snapshot of version 1 shows.
+func sampleEntries() [][]byte {
 	type H = op.Header
-	entries := [][]byte{
+	return [][]byte{
 		encode(H{Code: op.Nop}),
 		encode(H{Code: op.SessionOpen, Session: 7, Epoch: 1}),
 		encode(H{Code: op.SessionClose, Session: 7, Epoch: 1}),
@@ -36,10 +58,6 @@ func sample(t testing.TB) (*Machine, *memStore, uint64) {
 		encodeData(H{Code: op.Write, Session: 3, Epoch: 5, Seq: 5, Acked: 2, Object: 2, Token: 1, Offset: 8 << 20, Stamp: 4000}, []byte("data")),
 		encodeData(H{Code: op.Write, Session: 3, Epoch: 5, Seq: 6, Acked: 2, Object: 1, Offset: 10, Stamp: 5000}, []byte("more")),
 	}
-	for i, e := range entries {
-		mustApply(t, m, uint64(i+1), e)
-	}
-	return m, store, uint64(len(entries) + 1)
 }
 
 func TestEntriesComeInOrder(t *testing.T) {
@@ -274,7 +292,7 @@ func TestReadDirPages(t *testing.T) {
 
 func TestQueryRefuses(t *testing.T) {
 	m, _, _ := sample(t)
-	for _, q := range []op.Query{{Path: "/"}, {Code: 3, Path: "/"}, {Code: 3, Path: "/vol001"}, {Code: op.Stat, Path: "//"}} {
+	for _, q := range []op.Query{{Path: "/"}, {Code: 99, Path: "/"}, {Code: 99, Path: "/vol001"}, {Code: op.Stat, Path: "//"}} {
 		if a, err := m.Query(q); err != nil || a.Errno != op.Invalid {
 			t.Errorf("%+v: %+v, %v", q, a, err)
 		}

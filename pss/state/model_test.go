@@ -115,7 +115,57 @@ type modelNode struct {
 	kind   op.NodeKind
 	object uint64
 	token  uint64
+	shared uint64 // the first token of those who share it now; 0 for none
+	attrs  map[string]modelAttr
 	data   []byte
+}
+
+type modelAttr struct {
+	version uint64
+	value   string
+}
+
+// hold is what becomes of an operation on a volume under a token.
+func (n *modelNode) hold(token uint64) op.Errno {
+	switch {
+	case token != 0 && token == n.token:
+		return op.OK
+	case n.shared != 0 && n.shared <= token && token < n.token:
+		return op.Moved
+	}
+	return op.Fenced
+}
+
+// setAttr carries out an AttrSet in the entry at index.
+func (m *model) setAttr(h op.Header, index uint64, name string, version uint64, value string) op.Result {
+	n := m.object(h.Object)
+	switch {
+	case h.Flags&op.FlagRemove != 0 && value != "":
+		return op.Result{Errno: op.Invalid}
+	case n == nil:
+		return op.Result{Errno: op.NotFound}
+	case n.kind != op.KindVolume:
+		return op.Result{Errno: op.Kind}
+	case n.hold(h.Token) != op.OK:
+		return op.Result{Errno: n.hold(h.Token)}
+	case h.Flags&op.FlagBump != 0 && n.shared == 0:
+		return op.Result{Errno: op.Invalid}
+	case n.attrs[name].version != version:
+		return op.Result{Errno: op.Conflict, Value: n.attrs[name].version}
+	}
+	if n.attrs == nil {
+		n.attrs = map[string]modelAttr{}
+	}
+	if h.Flags&op.FlagRemove != 0 {
+		index = 0
+		delete(n.attrs, name)
+	} else {
+		n.attrs[name] = modelAttr{index, value}
+	}
+	if h.Flags&op.FlagBump != 0 {
+		n.token++
+	}
+	return op.Result{Token: n.token, Value: index}
 }
 
 // model is a tree as a map from paths, "" being the root.
@@ -246,8 +296,16 @@ func (m *model) names(h op.Header, path, to string) op.Result {
 	switch {
 	case e != op.OK:
 		return fail(e)
+	case h.Code == op.VolumeOpen && h.Flags&op.FlagRenew != 0 && (n.object != h.Object || n.hold(h.Token) == op.Fenced):
+		return fail(op.Fenced)
 	case h.Code == op.VolumeOpen:
-		n.token++
+		if shares := h.Flags&op.FlagShared != 0; !shares || n.shared == 0 {
+			n.token++
+			n.shared = 0
+			if shares {
+				n.shared = n.token
+			}
+		}
 		return op.Result{Object: n.object, Token: n.token, Value: uint64(len(n.data))}
 	case h.Code == op.VolumeGrow && (h.Length%512 != 0 || h.Length < uint64(len(n.data))):
 		return fail(op.Invalid)
@@ -299,8 +357,8 @@ func (m *model) bytes(h op.Header, payload []byte) op.Result {
 		n.data = append(n.data[:min(len(n.data), int(h.Length))], make([]byte, max(0, int(h.Length)-len(n.data)))...)
 		return fail(op.OK)
 	}
-	if n.kind == op.KindVolume && (n.token == 0 || n.token != h.Token) {
-		return fail(op.Fenced)
+	if n.kind == op.KindVolume && n.hold(h.Token) != op.OK {
+		return fail(n.hold(h.Token))
 	}
 	if h.Code == op.Flush {
 		return fail(op.OK)
@@ -353,6 +411,9 @@ func (m *model) check(t *rapid.T, x *Machine) {
 			m.checkFolder(t, x, path)
 			continue
 		}
+		if n.kind == op.KindVolume {
+			m.checkAttrs(t, x, n)
+		}
 		size, kind, ok := x.Object(n.object)
 		if !ok || kind != n.kind || size != uint64(len(n.data)) {
 			t.Fatalf("object %d: %d bytes, %v, %v", n.object, size, kind, ok)
@@ -399,9 +460,16 @@ func drawPath(t *rapid.T, label string) string {
 
 // operation draws an operation of session 1 with its number, and carries it out in the model.
 func (m *model) operation(t *rapid.T, seq uint64) (entry []byte, want op.Result) {
-	h := op.Header{Code: op.Code(rapid.IntRange(int(op.Mkdir), int(op.Flush)).Draw(t, "code")), Session: 1, Seq: seq, Acked: seq}
+	h := op.Header{Code: op.Code(rapid.IntRange(int(op.Mkdir), int(op.AttrSet)).Draw(t, "code")), Session: 1, Seq: seq, Acked: seq}
 	h.Length = rapid.SampledFrom([]uint64{1, 2, 511, 512, 513, 1024, 4096, 4097, 8192, 10240, 16384}).Draw(t, "length")
+	if h.Code == op.AttrSet {
+		return m.drawAttr(t, h)
+	}
 	if h.Code != op.Truncate && !h.Code.HasToken() {
+		if h.Code == op.VolumeOpen {
+			h.Flags = rapid.SampledFrom([]uint16{0, op.FlagShared, op.FlagShared, op.FlagShared | op.FlagRenew}).Draw(t, "flags")
+			m.drawToken(t, &h)
+		}
 		path, to := drawPath(t, "path"), drawPath(t, "to")
 		want = m.names(h, path, to)
 		if h.Code == op.Rename {
@@ -423,6 +491,42 @@ func (m *model) operation(t *rapid.T, seq uint64) (entry []byte, want op.Result)
 		return encodeData(h, payload), want
 	}
 	return encode(h), want
+}
+
+// drawToken sets object and token of an operation, mostly to what is right.
+func (m *model) drawToken(t *rapid.T, h *op.Header) {
+	h.Object = rapid.Uint64Range(1, max(1, m.next)).Draw(t, "object")
+	if n := m.object(h.Object); n != nil {
+		h.Token = n.token - min(n.token, uint64(rapid.SampledFrom([]int{0, 0, 0, 0, 1, 2}).Draw(t, "old token")))
+	}
+}
+
+// drawAttr draws an AttrSet, mostly of a version that is there.
+func (m *model) drawAttr(t *rapid.T, h op.Header) (entry []byte, want op.Result) {
+	m.drawToken(t, &h)
+	h.Flags = rapid.SampledFrom([]uint16{0, 0, op.FlagBump, op.FlagBump, op.FlagRemove, op.FlagRemove | op.FlagBump}).Draw(t, "flags")
+	name := rapid.SampledFrom([]string{"a", "b"}).Draw(t, "attribute")
+	value := rapid.SampledFrom([]string{"", "v", "value"}).Draw(t, "value")
+	version := uint64(0)
+	if n := m.object(h.Object); n != nil {
+		version = n.attrs[name].version
+	}
+	version += rapid.SampledFrom([]uint64{0, 0, 0, 1}).Draw(t, "wrong version")
+	return encodeAttr(h, name, version, []byte(value)), m.setAttr(h, h.Seq+1, name, version, value)
+}
+
+// checkAttrs compares token and attributes of a volume with the model.
+func (m *model) checkAttrs(t *rapid.T, x *Machine, n *modelNode) {
+	t.Helper()
+	if a, err := x.Query(op.Query{Code: op.TokenGet, Object: n.object}); err != nil || a.Errno != op.OK || a.Version != n.token {
+		t.Fatalf("token of object %d: %+v, %v, not %d", n.object, a, err, n.token)
+	}
+	for _, name := range []string{"a", "b"} {
+		a, err := x.Query(op.Query{Code: op.AttrGet, Object: n.object, Path: name})
+		if want := n.attrs[name]; err != nil || a.Errno != op.OK || a.Version != want.version || string(a.Value) != want.value {
+			t.Fatalf("attribute %q of object %d: %+v, %v, not %+v", name, n.object, a, err, want)
+		}
+	}
 }
 
 func newModel() *model { return &model{nodes: map[string]*modelNode{"": {kind: op.KindDir}}} }

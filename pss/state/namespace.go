@@ -202,12 +202,28 @@ func (m *Machine) volume(o *op.Op) (*node, op.Errno) {
 	return p.as(op.KindVolume)
 }
 
+// volumeOpen gives out a token. Whoever opens for himself fences all others; who opens to share fences an
+// exclusive holder, and gets the token that those have who share the volume already.
 func (m *Machine) volumeOpen(o *op.Op) (op.Result, error) {
 	n, errno := m.volume(o)
-	if errno != op.OK {
+	shared, renew := o.Flags&op.FlagShared != 0, o.Flags&op.FlagRenew != 0
+	switch {
+	case o.Flags&^(op.FlagShared|op.FlagRenew) != 0 || renew && !shared:
+		return answer(op.Invalid)
+	case errno != op.OK:
 		return answer(errno)
+	case renew && (o.Object != n.object || n.hold(o.Token) == op.Fenced):
+		return answer(op.Fenced)
 	}
-	n.token++
+	if !shared || n.sharers == 0 {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		n.token++
+		n.sharers = 0
+		if shared {
+			n.sharers = n.token
+		}
+	}
 	return op.Result{Object: n.object, Token: n.token, Value: n.size.Load()}, nil
 }
 

@@ -18,6 +18,9 @@ const (
 // Query answers a question about the tree, as of the last entry applied. An error is the store's, and
 // no answer to the question.
 func (m *Machine) Query(q op.Query) (op.Answer, error) {
+	if q.Code == op.AttrGet || q.Code == op.TokenGet {
+		return m.queryVolume(q), nil
+	}
 	names, ok := split(q.Path)
 	if !ok || q.Code != op.Stat && q.Code != op.ReadDir {
 		return op.Answer{Errno: op.Invalid}, nil

@@ -17,6 +17,7 @@ import (
 //	query           a line each: stat PATH, or readdir PATH [CURSOR]
 //	read            a line each: OBJECT OFFSET SIZE
 //	object          a line each: OBJECT
+//	volume          a line each: OBJECT [ATTRIBUTE], its token, or an attribute's version and value
 //	sessions        what is known of them
 //
 // Every operation is applied to twins, one of which is restored from its snapshot before.
@@ -27,7 +28,7 @@ func TestScenarios(t *testing.T) {
 			if d.Cmd == "sessions" {
 				return s.sessions()
 			}
-			run := map[string]func(*testing.T, []string) string{"apply": s.line, "query": s.query, "read": s.read, "object": s.object}[d.Cmd]
+			run := map[string]func(*testing.T, []string) string{"apply": s.line, "query": s.query, "read": s.read, "object": s.object, "volume": s.volume}[d.Cmd]
 			if run == nil {
 				d.Fatalf(t, "unknown command %s", d.Cmd)
 			}
@@ -47,6 +48,7 @@ type scenario struct {
 	*twins
 	session uint64 // of operations that don't say
 	clients map[uint64]*client
+	version uint64 // v= of the operation at hand
 }
 
 // client is what a session's client counts.
@@ -66,7 +68,7 @@ func (s *scenario) entry(t *testing.T, fields []string) []byte {
 			h.Code = c
 		}
 	}
-	h.Session = s.session
+	h.Session, s.version = s.session, 0
 	var paths []string
 	var data, old string
 	given := map[string]bool{}
@@ -101,6 +103,9 @@ func (s *scenario) entry(t *testing.T, fields []string) []byte {
 	if !given["seq"] && h.Code != op.SessionOpen && h.Code != op.SessionClose {
 		c.seq++
 		h.Seq = c.seq
+	}
+	if h.Code == op.AttrSet {
+		return encodeAttr(h, paths[0], s.version, []byte(data))
 	}
 	if h.Code == op.Write || h.Code == op.CompareAndWrite {
 		return encodeData(h, []byte(old+data))
@@ -138,6 +143,10 @@ func (s *scenario) set(t *testing.T, h *op.Header, key, value string) {
 		h.Length = n
 	case "at":
 		h.Stamp = n
+	case "flags":
+		h.Flags = uint16(n)
+	case "v":
+		s.version = n
 	default:
 		t.Fatalf("unknown key %s", key)
 	}
@@ -251,6 +260,25 @@ func (s *scenario) object(t *testing.T, fields []string) string {
 		return "none"
 	}
 	return fmt.Sprintf("%s, %d bytes", []string{"", "folder", "file", "volume"}[kind], size)
+}
+
+func (s *scenario) volume(t *testing.T, fields []string) string {
+	t.Helper()
+	q := op.Query{Code: op.TokenGet, Object: numbers(t, fields[:1])[0]}
+	if len(fields) > 1 {
+		q.Code, q.Path = op.AttrGet, fields[1]
+	}
+	a, err := s.a.Query(q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a.Errno != op.OK {
+		return a.Errno.Error()
+	}
+	if q.Code == op.TokenGet {
+		return fmt.Sprintf("token %d", a.Version)
+	}
+	return fmt.Sprintf("version %d, %q", a.Version, a.Value)
 }
 
 func (s *scenario) sessions() string {

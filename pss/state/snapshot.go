@@ -13,7 +13,7 @@ import (
 // equal bytes. Whoever keeps it protects it with a checksum.
 //
 //	 0  u32  "PSSM"
-//	 4  u16  version, 1
+//	 4  u16  version, 2
 //	 6  u16  0
 //	 8  u64  size of the whole in bytes
 //	16  u64  index of the last entry applied
@@ -28,10 +28,15 @@ import (
 //	           each kept result in order: u64 number, 28 bytes of op.AppendResult
 //	         nodes from the root on, each before what is in it, in order of their names:
 //	           u8 kind, u8 size of the name, the name, u64 modified, then
-//	           a folder: u32 entries; a file: u64 object, u64 size; a volume: u64 object, u64 size, u64 token
+//	           a folder: u32 entries; a file: u64 object, u64 size; a volume: u64 object, u64 size, u64 token,
+//	           u64 first token of those who share it or 0, u8 attributes, each in order of their names:
+//	             u8 size of the name, the name, u64 version, u32 size of the value, the value
+//
+// Version 1, which this program still reads, has volumes that end with their token.
 const (
 	snapshotMagic   = 'P' | 'S'<<8 | 'S'<<16 | 'M'<<24
-	snapshotVersion = 1
+	snapshotVersion = 2
+	oldVersion      = 1 // read, and written no more
 	snapshotHead    = 48
 	sessionBytes    = 24 + op.Window/8
 	keptBytes       = 8 + op.ResultSize
@@ -40,7 +45,7 @@ const (
 
 // MaxSnapshot is the size in bytes that no snapshot exceeds. One of a few volumes has some hundred bytes.
 const MaxSnapshot = snapshotHead + 8*MaxClosed + MaxSessions*(sessionBytes+op.Window*keptBytes) +
-	(MaxObjects+1)*(1+1+op.MaxName+8+24)
+	(MaxObjects+1)*(1+1+op.MaxName+8+24+9) + MaxAttrBytes
 
 // ErrSnapshot is wrapped by every error of Restore: the bytes are no snapshot, or one of a version
 // that this program does not know.
@@ -110,6 +115,15 @@ func (n *node) append(b []byte) []byte {
 	b = le.AppendUint64(b, n.size.Load())
 	if n.kind == op.KindVolume {
 		b = le.AppendUint64(b, n.token)
+		b = le.AppendUint64(b, n.sharers)
+		b = append(b, byte(len(n.attrs)))
+		for _, a := range n.attrs {
+			b = append(b, byte(len(a.name)))
+			b = append(b, a.name...)
+			b = le.AppendUint64(b, a.version)
+			b = le.AppendUint32(b, uint32(len(a.value)))
+			b = append(b, a.value...)
+		}
 	}
 	return b
 }
@@ -135,7 +149,7 @@ func (m *Machine) decode(b []byte) error {
 	d := decoder{b: b, size: len(b)}
 	if magic, version := d.u32(), d.u16(); d.failed || magic != snapshotMagic {
 		return d.refuse("%d bytes that begin with %#x", len(b), magic)
-	} else if version != snapshotVersion {
+	} else if d.version = version; version != snapshotVersion && version != oldVersion {
 		return d.refuse("version %d, and this program knows %d", version, snapshotVersion)
 	}
 	zero, size := uint32(d.u16()), d.u64()
@@ -254,6 +268,13 @@ func (t *tree) decodeObject(d *decoder, n *node) error {
 	if n.kind == op.KindVolume {
 		n.token = d.u64()
 		valid = validVolume(size)
+		if d.version != oldVersion {
+			n.sharers = d.u64()
+			valid = valid && n.sharers <= n.token
+			if err := t.decodeAttrs(d, n); err != nil {
+				return err
+			}
+		}
 	}
 	if d.failed || !valid || n.object == 0 || n.object >= t.next || t.objects[n.object] != nil {
 		return d.refuse("%q is object %d of %d, kind %d, %d bytes", n.name, n.object, t.next, n.kind, size)
@@ -263,11 +284,35 @@ func (t *tree) decodeObject(d *decoder, n *node) error {
 	return nil
 }
 
+func (t *tree) decodeAttrs(d *decoder, n *node) error {
+	count := int(d.u8())
+	if d.failed || count > MaxAttrs {
+		return d.refuse("%d attributes of %q", count, n.name)
+	}
+	for i := range count {
+		a := attr{name: string(d.take(int(d.u8()))), version: d.u64()}
+		size := d.u32()
+		if d.failed || size > op.MaxAttr || int(size) > len(d.b) {
+			return d.refuse("attribute %q of %q has %d bytes", a.name, n.name, size)
+		}
+		if size > 0 {
+			a.value = slices.Clone(d.take(int(size)))
+		}
+		t.attrs += a.bytes()
+		if !validName(a.name) || i > 0 && a.name <= n.attrs[i-1].name || a.version == 0 || t.attrs > MaxAttrBytes {
+			return d.refuse("attribute %d of %q is %q, version %d", i, n.name, a.name, a.version)
+		}
+		n.attrs = append(n.attrs, a)
+	}
+	return nil
+}
+
 // decoder takes bytes off a snapshot. Once they don't suffice it has failed, and yields zeros.
 type decoder struct {
-	b      []byte
-	size   int
-	failed bool
+	b       []byte
+	size    int
+	version uint16
+	failed  bool
 }
 
 func (d *decoder) refuse(format string, args ...any) error {

@@ -28,7 +28,39 @@ func checkRestores(t testing.TB, m *Machine) {
 	}
 }
 
-const golden = "testdata/snapshot-v1.hex"
+const (
+	golden    = "testdata/snapshot-v2.hex"
+	goldenOld = "testdata/snapshot-v1.hex"
+)
+
+// Snapshots of version 1 are read, and mean what they always meant.
+func TestOldSnapshot(t *testing.T) {
+	text, err := os.ReadFile(goldenOld)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := New(newMemStore())
+	if err := m.Restore(unhexdump(t, string(text))); err != nil {
+		t.Fatal(err)
+	}
+	if want, _, _ := sampleOf(t, sampleEntries()); m.Digest() != want.Digest() {
+		t.Errorf("the snapshot means\n%s\nnot\n%s", hex.Dump(m.Snapshot(nil)), hex.Dump(want.Snapshot(nil)))
+	}
+}
+
+// unhexdump is the reverse of hex.Dump.
+func unhexdump(t *testing.T, text string) (b []byte) {
+	t.Helper()
+	for line := range strings.Lines(text) {
+		line, _, _ = strings.Cut(line, "|")
+		part, err := hex.DecodeString(strings.Join(strings.Fields(line)[1:], ""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b = append(b, part...)
+	}
+	return b
+}
 
 // Snapshots of this version are in checkpoints.
 func TestGoldenSnapshot(t *testing.T) {
@@ -117,7 +149,7 @@ func TestRestoreRefuses(t *testing.T) {
 	}{
 		{"one byte", good[:1], "1 bytes that begin with"},
 		{"magic", patch(0, 'X'), "that begin with"},
-		{"version", patch(4, 2), "version 2, and this program knows 1"},
+		{"version", patch(4, 3), "version 3, and this program knows 2"},
 		{"zero bytes", patch(6, 1), "bytes say they are"},
 		{"more zero bytes", patch(44, 1), "bytes say they are"},
 		{"size", patch(8, good[8]+1), "bytes say they are"},
@@ -154,6 +186,13 @@ func TestRestoreRefuses(t *testing.T) {
 		{"file too long", u64(file+22, op.MaxVolume+1), "bytes"},
 		{"volume of nothing", u64(volume+24, 0), "0 bytes"},
 		{"volume of half a sector", u64(volume+24, 256), "256 bytes"},
+		{"shared before any token", u64(volume+40, 9), "bytes"},
+		{"too many attributes", patch(volume+48, MaxAttrs+1), "17 attributes"},
+		{"attribute without a name", patch(volume+49, 0), "attribute"},
+		{"attribute of version 0", u64(volume+55, 0), `attribute 0 of "vol001" is "empty", version 0`},
+		{"attribute too long", u32(volume+63, op.MaxAttr+1), `"empty" of "vol001" has 65537 bytes`},
+		{"attribute beyond the end", u32(volume+63, 1000), `"empty" of "vol001" has 1000 bytes`},
+		{"attributes out of order", patch(volume+50, 'z'), `attribute 1 of "vol001" is "reservations"`},
 		{"volume too large", u64(volume+24, op.MaxVolume+512), "bytes"},
 	}
 	before := m.Digest()
@@ -219,6 +258,12 @@ func FuzzRestore(f *testing.F) {
 				t.Fatal(err)
 			}
 			return
+		}
+		if old := len(b) > 0 && b[4] == oldVersion; old {
+			b = m.Snapshot(nil)
+			if err := m.Restore(b); err != nil {
+				t.Fatal(err)
+			}
 		}
 		if len(b) > 0 && !bytes.Equal(m.Snapshot(nil), b) {
 			t.Fatalf("%s\nbecame\n%s", hex.Dump(b), hex.Dump(m.Snapshot(nil)))

@@ -14,7 +14,9 @@ type node struct {
 	name     string  // empty for the root
 	parent   *node   // nil for the root
 	object   uint64  // files and volumes
-	token    uint64  // volumes: the last one given out, 0 before the first
+	token    uint64  // volumes: the last one given out, 0 before the first; guarded by Machine.mu
+	sharers  uint64  // volumes: the first token of those who share it now, 0 while nobody does; guarded by Machine.mu
+	attrs    []attr  // volumes: in order of their names; guarded by Machine.mu
 	children []*node // folders: in order of their names
 
 	// Readers in other goroutines see these change without any lock.
@@ -31,6 +33,7 @@ type tree struct {
 	objects map[uint64]*node // files and volumes
 	count   int              // nodes without the root, MaxObjects at most
 	next    uint64           // the number of the next object; numbers are never used again
+	attrs   int              // bytes of all attributes, MaxAttrBytes at most
 }
 
 func newTree() tree {
@@ -151,6 +154,9 @@ func (t *tree) attach(dir, n *node, stamp uint64) {
 	if n.kind != op.KindDir {
 		t.objects[n.object] = n
 	}
+	for i := range n.attrs {
+		t.attrs += n.attrs[i].bytes()
+	}
 }
 
 // detach takes a node out of its folder.
@@ -161,6 +167,9 @@ func (t *tree) detach(n *node, stamp uint64) {
 	n.parent = nil
 	t.count--
 	delete(t.objects, n.object)
+	for i := range n.attrs {
+		t.attrs -= n.attrs[i].bytes()
+	}
 }
 
 // within says whether n is top or below it.
