@@ -30,6 +30,8 @@ var (
 	ErrMiscompare = errors.New("the stored data differs")          // CompareAndWrite; IO.Miscompare says where
 	ErrNoSpace    = errors.New("the backing store is full")        // DATA PROTECT, SPACE ALLOCATION FAILED
 	ErrBusy       = errors.New("the backing store is not ready")   // retryable: the unit answers BUSY
+	ErrDamaged    = errors.New("the stored data is damaged")       // MEDIUM ERROR, UNRECOVERED READ ERROR
+	ErrInternal   = errors.New("the backing store failed")         // HARDWARE ERROR, INTERNAL TARGET FAILURE
 	ErrFenced     = errors.New("another target owns the volume")   // this store may not write any more
 	ErrReadOnly   = errors.New("the backing store is read-only")   // DATA PROTECT, WRITE PROTECTED
 	ErrUnknown    = errors.New("no such type of backing store")    // Open

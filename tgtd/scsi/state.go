@@ -80,8 +80,11 @@ func (u *Unit) loadState(m *medium) {
 	case err != nil:
 		m.trouble = fmt.Sprintf("load reservations: %v", err)
 		then = stateFailed
-		if errors.Is(err, backstore.ErrBusy) {
+		switch {
+		case errors.Is(err, backstore.ErrBusy):
 			then = stateBusy
+		case errors.Is(err, backstore.ErrFenced):
+			then = stateFenced
 		}
 	case u.medium == m:
 		if version > 0 { // else nobody has ever saved: what is here stays
@@ -109,8 +112,9 @@ func (u *Unit) wake(m *medium, then step) {
 	u.runReady()
 }
 
-// stateBusy and stateFailed complete commands that need a state which can't be had now, or at all.
+// stateBusy, stateFenced and stateFailed complete commands that need a state which can't be had now, or at all.
 func stateBusy(t *task) outcome   { return t.refuse(sam.Busy) }
+func stateFenced(t *task) outcome { return t.check(manualIntervention) }
 func stateFailed(t *task) outcome { return t.check(internalTargetFailure) }
 
 // stateLost completes a command whose change may have been saved or not.
@@ -154,6 +158,7 @@ func (u *Unit) saveReservations(t *task, c *reservationChange) outcome {
 			u.commit(c)
 			m.saved = version
 			m.version.Store(version)
+			m.loaded.Store(true)
 			p.unpark(func(t *task) outcome { return u.reservationDone(t, c) })
 		case errors.Is(err, backstore.ErrStateChanged):
 			m.loaded.Store(false)

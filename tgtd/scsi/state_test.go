@@ -270,9 +270,17 @@ func TestSharedMedium(t *testing.T) {
 	}
 	a.expect(1, cdbCompare(0, 0, 1), 0, make([]byte, 1024), sam.ReservationConflict, noSense)
 
+	// They learn it without asking where the store tells the unit.
+	b.goodOut(outClear, 0, 2, 0, 0)
+	a.goodOut(outRegister, 0, 0, 1, 0)
+	b.goodOut(outRegister, 0, 0, 2, 0)
+	b.goodOut(outClear, 0, 2, 0, 0)
+	ua.Resized()
+	ua.background.Wait()
+	a.expect(1, make([]byte, 6), 0, nil, sam.CheckCondition, reservationsPreempted)
+
 	// ALL_TG_PT: the same initiator port at the other target is registered too.
 	same := &sam.Nexus{Session: 3, InitiatorName: a.nexus.InitiatorName, ISID: b.nexus.ISID, TargetTag: 1, TargetName: "ta"}
-	b.goodOut(outRegister, 0, 2, 0, 0)
 	b.goodOut(outRegister, 0, 0, 3, allPorts)
 	b.goodOut(outReserve, exclusiveAccessRegistrantsOnly, 3, 0, 0)
 	ta.Attach(same)

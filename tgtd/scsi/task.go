@@ -240,6 +240,10 @@ func (t *task) storeError(medium senseCode) outcome {
 		return t.check(writeProtected)
 	case errors.Is(err, backstore.ErrFenced):
 		return t.check(manualIntervention)
+	case errors.Is(err, backstore.ErrDamaged):
+		return t.check(unrecoveredReadError)
+	case errors.Is(err, backstore.ErrInternal):
+		return t.check(internalTargetFailure)
 	}
 	return t.check(medium)
 }

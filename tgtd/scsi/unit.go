@@ -286,7 +286,8 @@ func (u *Unit) refresh(m *medium, asking *itl) {
 }
 
 // Resized tells the unit that the size of its medium may have changed; it is what backstore.Options.Resized
-// should call. Sessions are told by CAPACITY DATA HAS CHANGED.
+// should call. Sessions are told by CAPACITY DATA HAS CHANGED, and of what another target has made of the
+// reservations of a shared medium.
 func (u *Unit) Resized() {
 	u.mu.Lock()
 	m := u.medium
@@ -298,6 +299,13 @@ func (u *Unit) Resized() {
 		return
 	}
 	u.refresh(m, nil)
+	if m.info.Shared {
+		u.mu.Lock()
+		if u.medium == m && !m.busy && !m.waiting.Load() {
+			u.startLoading(m)
+		}
+		u.mu.Unlock()
+	}
 	u.leave(m)
 }
 

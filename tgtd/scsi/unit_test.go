@@ -48,6 +48,8 @@ func TestStoreErrors(t *testing.T) {
 		{backstore.ErrNoSpace, sam.CheckCondition, spaceAllocationFailed, spaceAllocationFailed},
 		{backstore.ErrReadOnly, sam.CheckCondition, writeProtected, writeProtected},
 		{backstore.ErrFenced, sam.CheckCondition, manualIntervention, manualIntervention},
+		{backstore.ErrDamaged, sam.CheckCondition, unrecoveredReadError, unrecoveredReadError},
+		{backstore.ErrInternal, sam.CheckCondition, internalTargetFailure, internalTargetFailure},
 		{backstore.ErrBusy, sam.Busy, noSense, noSense},
 	} {
 		m := newMemory(1 << 16)
