@@ -431,4 +431,11 @@ func (t *task) writeProtected() bool {
 	return t.attrs.readOnly || t.attrs.softwareProtect || t.medium != nil && t.medium.info.ReadOnly
 }
 
+// protected is writeProtected for a unit that no command of which is at hand.
+func (u *Unit) protected() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return (&task{attrs: u.attrs.Load(), medium: u.medium}).writeProtected()
+}
+
 func nothing(t *task) outcome { return t.good() }

@@ -174,6 +174,9 @@ func copySegment(t *task) outcome {
 			!t.target.holds(c.from.lun, c.source, c.left) || !t.target.holds(c.to.lun, c.target, c.left) {
 			return t.copyFailed(copyAborted)
 		}
+		if t.target.Unit(uint64(c.to.lun)).protected() {
+			return t.copyFailed(writeProtected)
+		}
 		if c.left > 0 {
 			return copyRead(t)
 		}

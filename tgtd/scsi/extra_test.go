@@ -108,7 +108,7 @@ func TestExtendedCopy(t *testing.T) {
 	i.expect(1, cdbCopy(list), 0, list, sam.CheckCondition, thirdPartyFailure)
 	other.good(2, []byte{0x17, 0, 0, 0, 0, 0}, 0, nil)
 	must(t, units[1].Update("readonly=1"))
-	i.expect(1, cdbCopy(list), 0, list, sam.CheckCondition, thirdPartyFailure)
+	i.expect(1, cdbCopy(list), 0, list, sam.CheckCondition, writeProtected)
 	must(t, units[1].Update("readonly=0"))
 	if got := i.good(1, status, 64, nil); got[4] != 2 {
 		t.Errorf("status of a copy that failed % x", got)

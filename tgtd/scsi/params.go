@@ -19,7 +19,7 @@ var (
 // result is that of the last parameter that can fail, as in the reference: a good `online=` hides an
 // earlier error, a good `removable=` does not. Errors wrap ErrUnknownParam, ErrInvalidParam or
 // ErrPreventRemoval.
-// Update returns after a medium given by `path=` has been opened, which may take as long as the store does.
+// Update also looks whether the medium has grown. It returns after a medium given by `path=` has been opened, which may take as long as the store does.
 func (u *Unit) Update(params string) error {
 	u.update.Lock()
 	defer u.update.Unlock()
@@ -34,6 +34,7 @@ func (u *Unit) Update(params string) error {
 			result = err
 		}
 	}
+	u.Resized() // an administrator who has made the medium larger says so by any update
 	return result
 }
 

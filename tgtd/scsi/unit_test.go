@@ -131,8 +131,8 @@ func TestGrowthIsNoticed(t *testing.T) {
 	m.mu.Lock()
 	m.bytes = make([]byte, 1<<18)
 	m.mu.Unlock()
-	u.Resized()
-	u.Resized() // nothing new
+	must(t, u.Update("product_rev=2")) // any update looks
+	u.Resized()                        // nothing new
 	for _, i := range []*initiator{a, b} {
 		i.expect(1, make([]byte, 6), 0, nil, sam.CheckCondition, capacityChanged)
 		i.good(1, make([]byte, 6), 0, nil)
