@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -218,5 +219,58 @@ func reserveApart(t *testing.T, a, b *path) {
 	}
 	if now, status := b.read(lba); status != 0 || now[0] != 0 {
 		t.Errorf("%x, status %02x", now[0], status)
+	}
+}
+
+// TestUnitWaitsForCell: a unit that is made while no server of its cell runs comes up by itself (M4).
+func TestUnitWaitsForCell(t *testing.T) {
+	s := newSystem(t, rig.Servers(3, 0))
+	must(t, s.target.Stop(limit(t)))
+	must(t, rig.KillAll(s.all(s.cell.IDs()...)...))
+	s.serve()
+	show, err := s.target.Admin(limit(t), "--op", "show", "--mode", "target")
+	must(t, err)
+	if !strings.Contains(show, "Online: No") || !strings.Contains(show, "Problem: waiting for the cell") {
+		t.Errorf("what is shown while the unit waits:\n%s", show)
+	}
+	session, err := initiator.Login(limit(t), initiator.Options{
+		Portal: s.target.Portal, Target: targetName, Initiator: initiatorName, User: user, Secret: secret,
+	})
+	must(t, err)
+	t.Cleanup(func() { session.Close() })
+	ready := func() int {
+		err := session.Do(&initiator.Task{LUN: 1})
+		var status *initiator.StatusError
+		if err != nil && !errors.As(err, &status) {
+			t.Fatal(err)
+		}
+		if err == nil {
+			return 0
+		}
+		return status.Key()
+	}
+	if key := ready(); key != 0x020401 { // BECOMING READY
+		t.Errorf("sense %06x while the unit waits", key)
+	}
+	must(t, s.cell.StartAll(limit(t)))
+	told := false
+	for ctx := limit(t); ; {
+		key := ready()
+		if key == 0 {
+			break
+		}
+		told = told || key == 0x062800 // NOT READY TO READY CHANGE
+		if key != 0x020401 && key>>16 != 6 {
+			t.Fatalf("sense %06x while the cell comes back", key)
+		}
+		if ctx.Err() != nil {
+			t.Fatal("the unit does not come up")
+		}
+	}
+	if !told {
+		t.Error("the session was not told that the unit has become ready")
+	}
+	if blocks, _, err := session.Capacity(1); err != nil || blocks != 1<<30/512 {
+		t.Errorf("%d blocks, %v", blocks, err)
 	}
 }

@@ -108,11 +108,6 @@ func out(service, kind byte, key, other uint64, flags byte) ([]byte, []byte) {
 	return []byte{0x5f, service, kind, 0, 0, 0, 0, 0, 24, 0}, list
 }
 
-func (i *initiator) out(service, kind byte, key, other uint64, flags byte) result {
-	cdb, list := out(service, kind, key, other, flags)
-	return i.do(1, cdb, 0, list)
-}
-
 func (i *initiator) goodOut(service, kind byte, key, other uint64, flags byte) {
 	i.t.Helper()
 	cdb, list := out(service, kind, key, other, flags)
@@ -137,20 +132,20 @@ func TestReservationsAreKept(t *testing.T) {
 			must(t, u.Close())
 		}
 	}
-	a, b, stop := restart()
+	a, _, stop := restart()
 	a.goodOut(outRegister, 0, 0, 1, 0)
 	if k.saves != 0 {
 		t.Error("saved what nobody asked to be kept")
 	}
 	stop()
-	a, b, stop = restart()
+	a, _, stop = restart()
 	if len(a.keys()) != 0 {
 		t.Error("a key without APTPL survived")
 	}
 	a.goodOut(outRegister, 0, 0, 1, aptpl)
 	a.goodOut(outReserve, writeExclusive, 1, 0, 0)
 	stop()
-	a, b, stop = restart()
+	a, b, stop := restart()
 	b.expect(1, cdb10(0x2a, 0, 0, 1), 0, make([]byte, 512), sam.ReservationConflict, noSense)
 	a.good(1, cdb10(0x2a, 0, 0, 1), 0, make([]byte, 512))
 	if c := a.good(1, []byte{0x5e, 2, 0, 0, 0, 0, 0, 0, 8, 0}, 8, nil); c[2]&1 == 0 || c[3]&1 == 0 {
