@@ -331,11 +331,56 @@ func orWrite(t *task) outcome {
 	if len(t.data) == 0 {
 		return t.good()
 	}
+	if t.medium.info.Shared {
+		t.offset, t.end = offset, offset+int64(len(t.data))
+		return orWriteShared(t)
+	}
 	b := t.allocate(int64(len(t.data)))
 	if b == nil {
 		return finished
 	}
 	return t.submitIO(backstore.Read, offset, int64(len(b)), b, false, orWriteMerge)
+}
+
+// orWriteShared merges the next piece on a medium that other targets serve too: what it has read must still be there
+// when it writes, else it reads again. Such a store has COMPARE AND WRITE.
+func orWriteShared(t *task) outcome {
+	if t.offset == t.end {
+		return t.good()
+	}
+	if t.buffer == nil && t.allocate(2*mergeBytes) == nil {
+		return finished
+	}
+	n := min(t.end-t.offset, max(t.unit.blockSize, mergeBytes))
+	if int64(len(t.buffer.data)) < 2*n {
+		return t.check(invalidFieldInCDB) // blocks that are larger than what can be compared
+	}
+	return t.submitIO(backstore.Read, t.offset, n, t.buffer.data[:n], false, orWriteSharedMerge)
+}
+
+func orWriteSharedMerge(t *task) outcome {
+	if t.io.Err != nil {
+		return t.storeError(unrecoveredReadError)
+	}
+	n := t.io.Length
+	old, merged := t.buffer.data[:n], t.buffer.data[n:2*n]
+	for i := range merged {
+		merged[i] = old[i] | t.data[i]
+	}
+	return t.submitIO(backstore.CompareAndWrite, t.offset, n, t.buffer.data[:2*n], t.forced(t.command.CDB),
+		orWriteSharedDone)
+}
+
+func orWriteSharedDone(t *task) outcome {
+	switch {
+	case isMiscompare(t.io.Err): // somebody else was faster
+	case t.io.Err != nil:
+		return t.storeError(writeError)
+	default:
+		t.offset += t.io.Length
+		t.data = t.data[t.io.Length:]
+	}
+	return orWriteShared(t)
 }
 
 func orWriteMerge(t *task) outcome {

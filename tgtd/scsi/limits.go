@@ -36,6 +36,8 @@ const (
 	// MaxCopyResults bounds the results of copies kept for one I_T_L nexus; the oldest goes.
 	MaxCopyResults = 16
 
+	// mergeBytes is how much ORWRITE merges at a time on a medium that several targets serve.
+	mergeBytes = 256 << 10
 	// eraseBytes is how much SANITIZE erases with one request.
 	eraseBytes = 64 << 20
 	// chunkBytes is how much VERIFY, WRITE SAME and WRITE AND VERIFY move at a time.

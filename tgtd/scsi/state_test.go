@@ -289,6 +289,32 @@ func TestSharedMedium(t *testing.T) {
 	must(t, ub.Close())
 }
 
+// TestSharedOrWrite: what another target writes meanwhile is not lost.
+func TestSharedOrWrite(t *testing.T) {
+	k := newKept(backstore.KeepsAll, true)
+	k.caw = true
+	tg, u := k.serve(t)
+	i := at(t, tg, 1, "t")
+	others := 0
+	k.fail = func(io *backstore.IO) error {
+		if io.Op == backstore.CompareAndWrite && others < 2 {
+			k.bytes[io.Offset+1] |= byte(1 << others)
+			others++
+		}
+		return k.check(io)
+	}
+	const blocks = 1200 // three pieces
+	i.good(1, cdb16(0x8b, 0, 4, blocks), 0, bytes.Repeat([]byte{0x40}, blocks*512))
+	if got := k.bytes[4*512 : 4*512+3]; !bytes.Equal(got, []byte{0x40, 0x43, 0x40}) || others != 2 {
+		t.Errorf("% x", got)
+	}
+	if k.bytes[(4+blocks)*512-1] != 0x40 || k.bytes[(4+blocks)*512] != 0 {
+		t.Error("not all of it, or too much")
+	}
+	i.detach()
+	must(t, u.Close())
+}
+
 // TestSpecifiedPorts: SPEC_I_PT registers initiator ports that are not there yet.
 func TestSpecifiedPorts(t *testing.T) {
 	k := newKept(backstore.KeepsAll, false)
