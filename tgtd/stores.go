@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"log/slog"
+	"os"
 
 	cells "github.com/paxos-iscsi/paxos-iscsi/pss"
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/backstore"
@@ -18,7 +20,7 @@ import (
 // stores are the types of backing store that the daemon offers, in the order in which `tgtadm --op show
 // --mode sys` lists them: what tgt does not have comes first, the rest in tgt's order.
 func stores(log *slog.Logger) *backstore.Registry {
-	r := new(backstore.Registry)
+	r := &backstore.Registry{StateDir: stateDir()}
 	r.Add(pss.Type(pss.FromConf(cells.Options{Software: "tgtd " + version, Logger: log})))
 	r.Add(sg.BlockType())
 	r.Add(sg.Type())
@@ -29,4 +31,10 @@ func stores(log *slog.Logger) *backstore.Registry {
 	r.Add(rdwr.Type())
 	r.Add(aio.Type())
 	return r
+}
+
+// stateDir is the folder in which units on this machine keep reservations that are to survive a loss of power. Where
+// it is not there, initiators that ask for that are refused.
+func stateDir() string {
+	return cmp.Or(os.Getenv("TGT_STATE_DIR"), "/var/lib/tgt")
 }

@@ -30,6 +30,8 @@ var (
 	ErrMiscompare = errors.New("the stored data differs")          // CompareAndWrite; IO.Miscompare says where
 	ErrNoSpace    = errors.New("the backing store is full")        // DATA PROTECT, SPACE ALLOCATION FAILED
 	ErrBusy       = errors.New("the backing store is not ready")   // retryable: the unit answers BUSY
+	ErrDamaged    = errors.New("the stored data is damaged")       // MEDIUM ERROR, UNRECOVERED READ ERROR
+	ErrInternal   = errors.New("the backing store failed")         // HARDWARE ERROR, INTERNAL TARGET FAILURE
 	ErrFenced     = errors.New("another target owns the volume")   // this store may not write any more
 	ErrReadOnly   = errors.New("the backing store is read-only")   // DATA PROTECT, WRITE PROTECTED
 	ErrUnknown    = errors.New("no such type of backing store")    // Open
@@ -44,6 +46,9 @@ type IO struct {
 	Length int64  // bytes; len(Data) for Read and Write, half of it for CompareAndWrite
 	Data   []byte // Read: filled by the store. Write: must not change until Done.
 	FUA    bool   // Write, WriteZeroes, CompareAndWrite: durable when it completes
+	// State is the version of the unit's state (StateKeeper) by which the request was allowed. It matters for
+	// a shared medium only: the request fails with ErrStateChanged when the state has another version.
+	State uint64
 
 	Err          error
 	Miscompare   int64 // bytes from Offset to the first difference, with ErrMiscompare
@@ -68,6 +73,19 @@ type Info struct {
 	// aborted write can't overtake a later one.
 	Ordered  bool
 	ReadOnly bool // the medium could be opened for reading only
+	// Keeps says whether the store is a StateKeeper, and what for.
+	Keeps Keeping
+	// Shared: other targets serve the medium at the same time.
+	Shared bool
+	// Identity, when not empty, names the medium for ever and everywhere; units that show it are one disk to
+	// an initiator. 16 bytes.
+	Identity string
+	// Waiting says why the medium can't be used yet; empty: it can. The store calls Options.Resized when that
+	// changes.
+	Waiting string
+	// AtomicBytes is the longest Write of which all or nothing is there after any event, a loss of power
+	// included; 0: none is promised.
+	AtomicBytes int64
 	// Durable: a write that completed is durable, FUA or not; Flush has nothing left to do.
 	Durable bool
 }
@@ -91,7 +109,9 @@ type Options struct {
 	Sync      bool   // --bsoflags sync
 	Direct    bool   // --bsoflags direct
 	Threads   int    // tgtd --nr_iothreads
-	// Resized, when not nil, is called after Info().Bytes changed.
+	// StateDir is the folder for the state of units on this machine; empty: none is kept.
+	StateDir string
+	// Resized, when not nil, is called after Info().Bytes or Info().Waiting changed.
 	Resized func()
 }
 
@@ -103,6 +123,9 @@ type Type struct {
 
 // Registry holds the types a daemon offers.
 type Registry struct {
+	// StateDir is what Open gives to stores as Options.StateDir; set it before the first Open.
+	StateDir string
+
 	mu    sync.Mutex
 	types []Type // in the order of registration, which `tgtadm --op show --mode sys` prints
 }
@@ -142,6 +165,9 @@ func (r *Registry) Open(name string, o Options) (Store, error) {
 	r.mu.Unlock()
 	if open == nil {
 		return nil, fmt.Errorf("%w: %q", ErrUnknown, name)
+	}
+	if o.StateDir == "" {
+		o.StateDir = r.StateDir
 	}
 	return open(o)
 }

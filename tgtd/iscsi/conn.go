@@ -431,6 +431,14 @@ func (c *conn) logout() error {
 		c.push(it)
 		return nil
 	}
+	if c.session.endsWith(c, p.Reason == closeSession) {
+		// Whoever hears the answer finds no reservation of this session any more, unless a command of it hangs.
+		select {
+		case <-c.session.detach():
+		case <-c.closed:
+		case <-time.After(lingerTime):
+		}
+	}
 	c.pushAndWait(it)
 	if p.Reason == closeSession {
 		c.session.close(errLogout, c)

@@ -43,6 +43,9 @@ type session struct {
 	conns []*conn      // under srv.mu; oldest first
 	done  chan struct{}
 
+	forget   sync.Once
+	detached chan struct{} // made by forget, closed when the target has forgotten the nexus
+
 	// window is ExpCmdSN in the upper half and, in the lower, how many commands of the window are under
 	// way. One word, so that MaxCmdSN = ExpCmdSN + depth - under way never seems to go back.
 	window atomic.Uint64
@@ -190,6 +193,34 @@ func (s *session) close(why error, except *conn) {
 	}
 }
 
+// detach has the target forget the nexus, which may take as long as its commands do; the channel is closed then.
+// The last connection waits for it when it leaves.
+func (s *session) detach() <-chan struct{} {
+	s.forget.Do(func() {
+		s.detached = make(chan struct{})
+		if s.nexus == nil {
+			close(s.detached)
+			return
+		}
+		go func() {
+			s.target.Detach(s.nexus)
+			close(s.detached)
+		}()
+	})
+	return s.detached
+}
+
+// endsWith says whether a logout on c ends the session, which then takes no further command.
+func (s *session) endsWith(c *conn, all bool) bool {
+	s.srv.mu.Lock()
+	defer s.srv.mu.Unlock()
+	if !all && (len(s.conns) != 1 || s.conns[0] != c) {
+		return false
+	}
+	s.state = sessionClosing
+	return true
+}
+
 // leave takes a connection out of its session; the last one ends the session. It returns after the
 // target has forgotten the nexus.
 func (s *session) leave(c *conn) {
@@ -209,9 +240,7 @@ func (s *session) leave(c *conn) {
 	if !last {
 		return
 	}
-	if s.nexus != nil {
-		s.target.Detach(s.nexus)
-	}
+	<-s.detach()
 	srv.mu.Lock()
 	delete(srv.sessions, s.id)
 	srv.mu.Unlock()

@@ -104,6 +104,33 @@ func write(t *task) outcome {
 	return t.submitIO(backstore.Write, offset, int64(len(data)), data, t.forced(t.command.CDB), writeDone)
 }
 
+// atomicBlocks is how many blocks WRITE ATOMIC writes at most; 0: the store can't.
+func (t *task) atomicBlocks() int64 {
+	if t.medium == nil {
+		return 0
+	}
+	return t.medium.info.AtomicBytes / t.unit.blockSize
+}
+
+// writeAtomic is WRITE ATOMIC(16) (SBC-4 5.47): after any event all of the data is there or none. The store
+// promises that for one request of AtomicBytes; atomic boundaries would allow several, and are not needed.
+func writeAtomic(t *task) outcome {
+	cdb := t.command.CDB
+	offset, length, ok := t.extent()
+	if !ok {
+		return finished
+	}
+	if binary.BigEndian.Uint16(cdb[10:]) != 0 || length > t.medium.info.AtomicBytes ||
+		int64(len(t.command.DataOut)) < length {
+		return t.check(invalidFieldInCDB)
+	}
+	t.moved = uint64(length)
+	if length == 0 {
+		return t.good()
+	}
+	return t.submitIO(backstore.Write, offset, length, t.command.DataOut[:length], t.forced(cdb), writeDone)
+}
+
 // writeDone completes any command whose last request changed or flushed the medium.
 func writeDone(t *task) outcome {
 	if t.io.Err != nil {
@@ -304,11 +331,56 @@ func orWrite(t *task) outcome {
 	if len(t.data) == 0 {
 		return t.good()
 	}
+	if t.medium.info.Shared {
+		t.offset, t.end = offset, offset+int64(len(t.data))
+		return orWriteShared(t)
+	}
 	b := t.allocate(int64(len(t.data)))
 	if b == nil {
 		return finished
 	}
 	return t.submitIO(backstore.Read, offset, int64(len(b)), b, false, orWriteMerge)
+}
+
+// orWriteShared merges the next piece on a medium that other targets serve too: what it has read must still be there
+// when it writes, else it reads again. Such a store has COMPARE AND WRITE.
+func orWriteShared(t *task) outcome {
+	if t.offset == t.end {
+		return t.good()
+	}
+	if t.buffer == nil && t.allocate(2*mergeBytes) == nil {
+		return finished
+	}
+	n := min(t.end-t.offset, max(t.unit.blockSize, mergeBytes))
+	if int64(len(t.buffer.data)) < 2*n {
+		return t.check(invalidFieldInCDB) // blocks that are larger than what can be compared
+	}
+	return t.submitIO(backstore.Read, t.offset, n, t.buffer.data[:n], false, orWriteSharedMerge)
+}
+
+func orWriteSharedMerge(t *task) outcome {
+	if t.io.Err != nil {
+		return t.storeError(unrecoveredReadError)
+	}
+	n := t.io.Length
+	old, merged := t.buffer.data[:n], t.buffer.data[n:2*n]
+	for i := range merged {
+		merged[i] = old[i] | t.data[i]
+	}
+	return t.submitIO(backstore.CompareAndWrite, t.offset, n, t.buffer.data[:2*n], t.forced(t.command.CDB),
+		orWriteSharedDone)
+}
+
+func orWriteSharedDone(t *task) outcome {
+	switch {
+	case isMiscompare(t.io.Err): // somebody else was faster
+	case t.io.Err != nil:
+		return t.storeError(writeError)
+	default:
+		t.offset += t.io.Length
+		t.data = t.data[t.io.Length:]
+	}
+	return orWriteShared(t)
 }
 
 func orWriteMerge(t *task) outcome {

@@ -16,6 +16,8 @@
 //     that continues when the store has completed it. task.run drives the steps: a store that completes
 //     inside Submit continues the loop, any other one resumes it from its own goroutine. No goroutine
 //     is started and nothing is allocated for a READ or a WRITE.
+//     A step may also park the task until something else has happened: the unit's state was saved (state.go), a
+//     sanitize operation has ended.
 //  5. task.finish hands the command to the transport, then takes the task out of the task set, which
 //     may start tasks that waited for it and lets task management functions answer.
 //

@@ -28,6 +28,18 @@ const (
 	MaxModePages     = 64
 	MaxModePageBytes = 4096
 
+	// MaxCopyTargets, MaxCopySegments and MaxCopyListBytes bound an EXTENDED COPY as its operating parameters
+	// announce; beyond them it is refused with TOO MANY TARGET or SEGMENT DESCRIPTORS, PARAMETER LIST LENGTH ERROR.
+	MaxCopyTargets   = 16
+	MaxCopySegments  = 256
+	MaxCopyListBytes = copyHeaderBytes + MaxCopyTargets*copyTargetBytes + MaxCopySegments*copySegmentBytes
+	// MaxCopyResults bounds the results of copies kept for one I_T_L nexus; the oldest goes.
+	MaxCopyResults = 16
+
+	// mergeBytes is how much ORWRITE merges at a time on a medium that several targets serve.
+	mergeBytes = 256 << 10
+	// eraseBytes is how much SANITIZE erases with one request.
+	eraseBytes = 64 << 20
 	// chunkBytes is how much VERIFY, WRITE SAME and WRITE AND VERIFY move at a time.
 	chunkBytes = 1 << 20
 	// maxStatusDescriptors and maxStatusQueries bound the work of one GET LBA STATUS; it then reports

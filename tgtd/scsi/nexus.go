@@ -26,6 +26,7 @@ type itl struct {
 	closed     bool    // the session ends; no further task is admitted
 	toldEmpty  bool    // of a drive: the session was told that there is no medium
 	reported   *medium // of a drive: what GET EVENT STATUS NOTIFICATION has told of
+	copies     []copyResult
 
 	counters
 }
@@ -33,9 +34,10 @@ type itl struct {
 // portID names an initiator port (RFC 7143 4.4: name and ISID) and the target port group it came
 // through. Persistent reservations belong to it, so a session made again with the same ISID finds its own.
 type portID struct {
-	name string
-	isid [6]byte
-	tag  uint16
+	name   string
+	isid   [6]byte
+	tag    uint16
+	target string // name of the target; other targets may serve the same medium
 }
 
 func (n *nexus) find(lun sam.LUN) *itl {

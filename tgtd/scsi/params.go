@@ -19,7 +19,7 @@ var (
 // result is that of the last parameter that can fail, as in the reference: a good `online=` hides an
 // earlier error, a good `removable=` does not. Errors wrap ErrUnknownParam, ErrInvalidParam or
 // ErrPreventRemoval.
-// Update returns after a medium given by `path=` has been opened, which may take as long as the store does.
+// Update also looks whether the medium has grown. It returns after a medium given by `path=` has been opened, which may take as long as the store does.
 func (u *Unit) Update(params string) error {
 	u.update.Lock()
 	defer u.update.Unlock()
@@ -37,6 +37,7 @@ func (u *Unit) Update(params string) error {
 			result = err
 		}
 	}
+	u.Resized() // an administrator who has made the medium larger says so by any update
 	return result
 }
 
@@ -83,6 +84,8 @@ var settings = map[string]setting{
 	"la_lba":            {simple: func(a *attributes, v string) { a.lowestAligned = uint16(atoi(v)) }},
 	"optimal_xfer_gran": {simple: func(a *attributes, v string) { a.optimalGranularity = uint16(atoi(v)) }},
 	"optimal_xfer_len":  {simple: func(a *attributes, v string) { a.optimalLength = uint32(atoi(v)) }},
+	"alua_state":        {fallible: (*Unit).setAccess},
+	"alua_group":        {simple: func(a *attributes, v string) { a.portGroup = uint16(atoi(v)) }},
 	"online":            {fallible: (*Unit).setOnline},
 	"path":              {fallible: (*Unit).setPath},
 	"mode_page":         {fallible: (*Unit).setModePage},

@@ -16,11 +16,15 @@ func testUnitReady(t *task) outcome {
 // requestSense is REQUEST SENSE (SPC-4) with no unit attention pending; dispatch answers it with
 // CHECK CONDITION where there is one, as the reference does.
 func requestSense(t *task) outcome {
-	b := t.replyBuffer(18)
+	b := t.replyBuffer(64)
 	if b == nil {
 		return finished
 	}
-	b = append(b, noSense.bytes(t.attrs.descriptorSense)...)
+	sense := noSense.bytes(t.attrs.descriptorSense)
+	if job := t.unit.sanitizing.Load(); job != nil {
+		sense = job.sense(t.attrs.descriptorSense)
+	}
+	b = append(b, sense...)
 	return t.reply(b, uint64(t.command.CDB[4]))
 }
 
@@ -68,7 +72,7 @@ func reportSupported(t *task) outcome {
 	var row *command
 	rows := t.unit.table.byOp[op]
 	for _, r := range rows {
-		if r.service == none || options != 1 && r.service == service {
+		if (r.service == none || options != 1 && r.service == service) && t.there(r) {
 			row = r
 		}
 	}
@@ -104,6 +108,9 @@ func reportAllSupported(t *task, timeouts bool, allocation uint64) outcome {
 	}
 	b = append(b, 0, 0, 0, 0)
 	for _, row := range rows {
+		if !t.there(row) {
+			continue
+		}
 		var flags byte
 		service := 0
 		if row.service != none {
@@ -124,6 +131,26 @@ func reportAllSupported(t *task, timeouts bool, allocation uint64) outcome {
 // appendTimeouts adds a command timeouts descriptor (SPC-4) without estimates.
 func appendTimeouts(b []byte) []byte {
 	return append(b, 0, 10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+}
+
+// reportTaskManagement is REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS (SPC-4 6.36): those of Target.Manage.
+func reportTaskManagement(t *task) outcome {
+	cdb := t.command.CDB
+	allocation := binary.BigEndian.Uint32(cdb[6:])
+	if allocation < 4 {
+		return t.check(invalidFieldInCDB)
+	}
+	b := t.replyBuffer(16)
+	if b == nil {
+		return finished
+	}
+	const abortTask, abortTaskSet, logicalUnitReset = 0x80, 0x40, 0x08
+	b = append(b, abortTask|abortTaskSet|logicalUnitReset, 0, 0, 0)
+	if cdb[2]&0x80 != 0 { // REPD: the extended form, without times to announce
+		b[3] = 12
+		b = append(b, make([]byte, 12)...)
+	}
+	return t.reply(b, uint64(allocation))
 }
 
 // sendDiagnostic is SEND DIAGNOSTIC (SPC-4): the default self-test only.
@@ -155,11 +182,14 @@ func startStopUnit(t *task) outcome {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	online := u.attrs.Load().online
-	if !start && u.prevented() {
-		if online {
-			return t.check(removalPrevented)
+	if u.prevented() {
+		switch {
+		case online && start: // loaded as it is
+			return t.good()
+		case !online && !start:
+			return t.check(removalPreventedNoMedium)
 		}
-		return t.check(removalPreventedNoMedium)
+		return t.check(removalPrevented)
 	}
 	if start && u.medium == nil {
 		return t.check(mediumNotPresent)

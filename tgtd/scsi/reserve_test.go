@@ -152,26 +152,26 @@ func TestPreemptAndAbort(t *testing.T) {
 
 func TestTransportID(t *testing.T) {
 	for _, name := range []string{"i", "iqn.2000-01.probe:i", "iqn.2000-01.a:" + strings.Repeat("x", 223-14)} {
-		id := portID{name, [6]byte{0x80, 1, 2, 3, 4, 5}, 7}
+		id := portID{name, [6]byte{0x80, 1, 2, 3, 4, 5}, 7, ""}
 		b := id.transportID()
 		if len(b)%4 != 0 || len(b) > transportIDBytes || len(b) < 24 {
 			t.Errorf("%q: %d bytes", name, len(b))
 		}
-		if back, ok := parseTransportID(b, 7); !ok || back != id {
+		if back, ok := parseTransportID(b, portID{}, 7); !ok || back != id {
 			t.Errorf("%q came back as %+v, %v", name, back, ok)
 		}
 	}
 }
 
 func FuzzTransportID(f *testing.F) {
-	f.Add(portID{"iqn.2000-01.probe:i", [6]byte{1, 2, 3, 4, 5, 6}, 1}.transportID())
+	f.Add(portID{"iqn.2000-01.probe:i", [6]byte{1, 2, 3, 4, 5, 6}, 1, ""}.transportID())
 	f.Add([]byte{0x45, 0, 0, 20})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		id, ok := parseTransportID(b, 1)
+		id, ok := parseTransportID(b, portID{}, 1)
 		if !ok {
 			return
 		}
-		if again, ok := parseTransportID(id.transportID(), 1); !ok || again != id {
+		if again, ok := parseTransportID(id.transportID(), portID{}, 1); !ok || again != id {
 			t.Errorf("%+v came back as %+v, %v", id, again, ok)
 		}
 	})
@@ -181,7 +181,9 @@ func TestRegisterAndMove(t *testing.T) {
 	tg, u, a := disk(t, newMemory(1<<16))
 	b := attach(t, tg, 2, "iqn.2000-01.probe:b")
 	b.clear(1)
-	portOf := func(i *initiator) portID { return portID{i.nexus.InitiatorName, i.nexus.ISID, i.nexus.TargetTag} }
+	portOf := func(i *initiator) portID {
+		return portID{i.nexus.InitiatorName, i.nexus.ISID, i.nexus.TargetTag, i.nexus.TargetName}
+	}
 	move := func(key, other uint64, flags byte, tag uint16, id []byte) (cdb, list []byte) {
 		cdb, list = reserveOut(outRegisterAndMove, 0, key, other)
 		list[17] = flags

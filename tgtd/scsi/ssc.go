@@ -58,7 +58,7 @@ var tapeTable = newTable(sorted(append(
 	command{op: 0x44, service: none, name: "REPORT DENSITY SUPPORT", usage: "44 01 00 00 00 00 00 ff ff 07",
 		handler: reportDensity, access: accessFree},
 	command{op: 0x4d, service: none, name: "LOG SENSE", usage: "4d 00 7f ff 00 00 00 ff ff 07",
-		handler: logSense, medium: true, access: accessFree},
+		handler: tapeLogSense, medium: true, access: accessFree},
 	command{op: 0x91, service: none, name: "SPACE(16)", usage: "91 0f 00 00 ff ff ff ff ff ff ff ff 00 00 00 07",
 		handler: spaceTape, medium: true, access: accessRead},
 	command{op: 0x92, service: none, name: "LOCATE(16)", usage: "92 3a 00 ff ff ff ff ff ff ff ff ff 00 00 00 07",

@@ -56,8 +56,8 @@ const (
 	logCapacity  = 0x31
 )
 
-// logSense is LOG SENSE (SPC-4): cumulative values.
-func logSense(t *task) outcome {
+// tapeLogSense is LOG SENSE (SPC-4): cumulative values.
+func tapeLogSense(t *task) outcome {
 	cdb := t.command.CDB
 	page := cdb[2] & 0x3f
 	if cdb[2]>>6 != 1 && cdb[2]>>6 != 0 || cdb[3] != 0 || cdb[1]&0x01 != 0 {

@@ -15,6 +15,8 @@ const (
 	finished outcome = iota // the command is complete; its result is in the task
 	submit                  // give task.io to the store, then go on with task.step
 	waiting                 // task.hold calls finish when what it waits for has happened
+	repeated                // take task.step at once
+	parked                  // somebody else has the task, and makes it ready again (Unit.park)
 )
 
 // step is a handler, or a continuation of one after its I/O.
@@ -48,6 +50,7 @@ type task struct {
 	waiters    []*drain
 	attribute  sam.Attribute
 	started    bool
+	parking    *parking // while the task is parked
 	// Blocks that the command changes, [low, high), and whether nobody else may change them meanwhile.
 	low, high uint64
 	writes    bool
@@ -61,6 +64,9 @@ type task struct {
 	buffer *buffer
 	// lastStore is whose own data io.Store holds.
 	lastStore backstore.Store
+	// via is where the requests go instead of the medium; nil for nearly all commands.
+	via  backstore.Store
+	copy *copying // EXTENDED COPY
 
 	// Progress of commands that take several steps; offsets are bytes on the medium.
 	offset, end int64
@@ -68,6 +74,9 @@ type task struct {
 	fua         bool
 	room        int // descriptors that GET LBA STATUS may return
 	queries     int // requests it has made
+
+	version uint64 // of the unit's state by which the command was allowed
+	fresh   bool   // the state was loaded for this command
 
 	// The result.
 	status sam.Status
@@ -101,7 +110,13 @@ func (t *task) run() {
 			t.finish()
 			return
 		}
-		switch t.step(t) {
+		next := t.step
+		if t.io.Err != nil && errors.Is(t.io.Err, backstore.ErrStateChanged) {
+			next = (*task).again
+		}
+		switch next(t) {
+		case repeated:
+			continue
 		case finished:
 			t.finish()
 			return
@@ -111,9 +126,14 @@ func (t *task) run() {
 			hold.release()
 			unit.runReady()
 			return
+		case parked:
+			return
 		}
 		t.io.Err = nil
-		store := t.medium.store
+		store := t.via
+		if store == nil {
+			store = t.medium.store
+		}
 		if t.lastStore != store {
 			t.lastStore, t.io.Store = store, nil
 		}
@@ -174,10 +194,11 @@ func (t *task) finish() {
 func (t *task) recycle() {
 	t.command, t.target, t.nexus, t.unit, t.attrs, t.medium, t.row = nil, nil, nil, nil, nil, nil, nil
 	t.prev, t.next, t.runNext, t.waiters, t.hold, t.buffer = nil, nil, nil, nil, nil, nil
-	t.absent, t.started, t.writes, t.exclusive, t.fua = false, false, false, false, false
+	t.absent, t.started, t.writes, t.exclusive, t.fua, t.fresh = false, false, false, false, false, false
 	t.low, t.high, t.offset, t.end, t.moved = 0, 0, 0, 0, 0
 	t.status, t.sense, t.dataIn, t.data, t.step, t.work = sam.Good, nil, nil, nil, nil, nil
-	t.io.Data = nil
+	t.io.Err, t.io.State, t.version = nil, 0, 0
+	t.io.Data, t.via, t.copy, t.parking = nil, nil, nil, nil
 	t.state.Store(0)
 }
 
@@ -220,6 +241,10 @@ func (t *task) storeError(medium senseCode) outcome {
 		return t.check(writeProtected)
 	case errors.Is(err, backstore.ErrFenced):
 		return t.check(manualIntervention)
+	case errors.Is(err, backstore.ErrDamaged):
+		return t.check(unrecoveredReadError)
+	case errors.Is(err, backstore.ErrInternal):
+		return t.check(internalTargetFailure)
 	}
 	return t.check(medium)
 }
@@ -260,6 +285,7 @@ func (t *task) reply(data []byte, allocation uint64) outcome {
 // submitIO prepares the task's request.
 func (t *task) submitIO(op backstore.Op, offset, length int64, data []byte, fua bool, then step) outcome {
 	t.io.Op, t.io.Offset, t.io.Length, t.io.Data, t.io.FUA = op, offset, length, data, fua
+	t.io.State = t.version
 	t.step = then
 	return submit
 }

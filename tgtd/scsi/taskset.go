@@ -128,7 +128,7 @@ func (u *Unit) remove(t *task) ([]*drain, bool) {
 	}
 	if u.blocked > 0 {
 		for e := u.first; e != nil; e = e.next {
-			if !e.started && u.runnable(e) {
+			if !e.started && e.parking == nil && u.runnable(e) {
 				u.ready(e)
 			}
 		}
@@ -170,6 +170,45 @@ func (u *Unit) runReady() {
 	}
 	u.running = false
 	u.mu.Unlock()
+}
+
+// parking is the place of a task that waits for something other than a request to its store: for unit state
+// that is being saved, or the end of a sanitize operation. Whoever makes it ready again holds on to the
+// parking, not to the task, which an abort may take out of it.
+type parking struct {
+	unit *Unit
+	task *task // nil once the task was taken out; guarded by Unit.mu
+}
+
+// park makes a task that has started wait until unpark is called, and then go on with a step. It returns what
+// the task's present step has to return; with a parking of nil the task was aborted before. mu is held.
+func (u *Unit) park(t *task, then step) (*parking, outcome) {
+	if t.state.Load()&stateAborted != 0 {
+		return nil, finished
+	}
+	p := &parking{unit: u, task: t}
+	t.step, t.parking, t.started = then, p, false
+	u.blocked++
+	return p, parked
+}
+
+// unpark makes a parked task ready, unless it was aborted meanwhile; runReady has to be called after it. mu
+// is held.
+func (p *parking) unpark(then step) {
+	if t := p.task; t != nil {
+		t.leave()
+		if then != nil {
+			t.step = then
+		}
+		p.unit.ready(t)
+	}
+}
+
+// leave takes a task out of its parking, if it has one. mu is held.
+func (t *task) leave() {
+	if t.parking != nil {
+		t.parking.task, t.parking = nil, nil
+	}
 }
 
 // runnable says whether nothing in the set keeps t from starting. mu is held.
@@ -218,6 +257,7 @@ func (u *Unit) abortLocked(d *drain, match func(*task) bool) bool {
 		if old&stateFinished == 0 {
 			found = true
 			if !t.started {
+				t.leave()
 				u.ready(t)
 			} else if d.settle && t.medium != nil && t.medium.ordered && old&(stateReturned|stateCompleted) != 0 {
 				continue // its last request is with the store, in front of all later ones

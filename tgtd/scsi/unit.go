@@ -1,6 +1,8 @@
 package scsi
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -69,8 +71,20 @@ type medium struct {
 	ordered bool
 	bytes   atomic.Int64 // size as last asked for
 	noCAW   atomic.Bool  // the store does not do COMPARE AND WRITE itself
+	waiting atomic.Bool  // the store is not ready yet
+
+	// What the store keeps for the unit; see state.go.
+	loaded  atomic.Bool   // the unit's copy is good, as far as is known
+	version atomic.Uint64 // that the copy had when it was loaded or saved
+	ctx     context.Context
+	cancel  context.CancelFunc
 
 	// Guarded by Unit.mu.
+	saved   uint64     // version as SaveState wants it
+	busy    bool       // the state is being loaded or saved
+	waiters []*parking // for that
+	late    []*parking // for the state to be loaded after that
+	trouble string     // why it can't be loaded or saved
 	users   int
 	closing bool
 	idle    chan struct{} // closed when closing and users is 0
@@ -105,6 +119,9 @@ type Unit struct {
 	reserved              *itl // RESERVE(6)
 	persistent            persistentReservation
 	guarded               atomic.Bool // there is a reservation of either kind
+	// sanitizing is the sanitize operation under way, or the one that failed; nil for none.
+	sanitizing atomic.Pointer[sanitizeJob]
+	background sync.WaitGroup // goroutines of the unit, which Close waits for
 }
 
 // attributes are the settings of a unit that commands read: an immutable snapshot.
@@ -122,9 +139,12 @@ type attributes struct {
 	optimalGranularity        uint16 // blocks
 	optimalLength             uint32 // blocks
 	pages                     []modePage
-	fixedBlock                uint32 // of a tape, bytes; 0: variable
-	writeCache                bool   // WCE of the caching page
-	softwareProtect           bool   // SWP of the control page
+	fixedBlock                uint32      // of a tape, bytes; 0: variable
+	writeCache                bool        // WCE of the caching page
+	softwareProtect           bool        // SWP of the control page
+	access                    accessState // accessNone: the unit has no target port groups
+	portGroup                 uint16      // 0: the target portal group tag of the session
+	identity                  string      // of a medium that has one of its own, 16 bytes
 }
 
 // NewUnit makes a logical unit; a type that does not exist is refused with ErrUnsupportedType. A unit
@@ -173,8 +193,8 @@ func newUnit(o UnitOptions) *Unit {
 	a := &attributes{
 		vendor: "IET", revision: "0001", product: c.product, pages: c.pages(),
 		removable: c.removable, descriptorSense: c.descriptorSense,
-		scsiID: fmt.Sprintf("IET     %04x%04x", o.TID, o.LUN),
-		scsiSN: fmt.Sprintf("beaf%d%d", o.TID, o.LUN),
+		scsiID: u.defaultID(),
+		scsiSN: u.defaultSN(),
 		path:   o.Path, online: true, logicalPerPhysical: -1,
 	}
 	if o.Type == Changer {
@@ -190,13 +210,37 @@ func newUnit(o UnitOptions) *Unit {
 		if u.medium.info.AlwaysThin {
 			u.change(func(a *attributes) { a.thin = true })
 		}
+		u.identify(u.medium.info.Identity)
 	}
 	return u
+}
+
+// defaultID is the SCSI id that a unit is born with, and defaultSN its serial number.
+func (u *Unit) defaultID() string { return fmt.Sprintf("IET     %04x%04x", u.tid, uint64(u.lun)) }
+func (u *Unit) defaultSN() string { return fmt.Sprintf("beaf%d%d", u.tid, uint64(u.lun)) }
+
+// identify makes the unit show the identity of its medium, so that the units of several targets are one disk to
+// an initiator; where the administrator has set the SCSI id or the serial number, that stays.
+func (u *Unit) identify(identity string) {
+	if len(identity) != 16 {
+		return
+	}
+	u.change(func(a *attributes) {
+		a.identity = identity
+		if a.scsiID == u.defaultID() {
+			a.scsiID = fmt.Sprintf("PSS %x", identity)
+		}
+		if a.scsiSN == u.defaultSN() {
+			a.scsiSN = fmt.Sprintf("%x", identity)
+		}
+	})
 }
 
 func newMedium(store backstore.Store) *medium {
 	m := &medium{store: store, info: store.Info(), idle: make(chan struct{})}
 	m.ordered = m.info.Ordered
+	m.waiting.Store(m.info.Waiting != "")
+	m.start()
 	m.bytes.Store(m.info.Bytes)
 	return m
 }
@@ -243,19 +287,30 @@ func (t *task) blocks() uint64 {
 // refresh asks the store for its size. Sessions learn of a change by CAPACITY DATA HAS CHANGED, except the
 // one that asked (nil for none).
 func (u *Unit) refresh(m *medium, asking *itl) {
-	bytes := m.store.Info().Bytes
-	if m.bytes.Swap(bytes) == bytes {
+	info := m.store.Info()
+	was := m.bytes.Swap(info.Bytes)
+	waited := m.waiting.Swap(info.Waiting != "")
+	ready := waited && info.Waiting == ""
+	if ready {
+		u.identify(info.Identity)
+	}
+	if was == info.Bytes && !ready {
 		return
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.medium == m {
+	switch {
+	case u.medium != m:
+	case ready:
+		u.attendOthers(asking, mediumMayHaveChanged) // NOT READY TO READY CHANGE
+	default:
 		u.attendOthers(asking, capacityChanged)
 	}
 }
 
 // Resized tells the unit that the size of its medium may have changed; it is what backstore.Options.Resized
-// should call. Sessions are told by CAPACITY DATA HAS CHANGED.
+// should call. Sessions are told by CAPACITY DATA HAS CHANGED, and of what another target has made of the
+// reservations of a shared medium.
 func (u *Unit) Resized() {
 	u.mu.Lock()
 	m := u.medium
@@ -267,6 +322,13 @@ func (u *Unit) Resized() {
 		return
 	}
 	u.refresh(m, nil)
+	if m.info.Shared {
+		u.mu.Lock()
+		if u.medium == m && !m.busy && !m.waiting.Load() {
+			u.startLoading(m)
+		}
+		u.mu.Unlock()
+	}
 	u.leave(m)
 }
 
@@ -297,7 +359,7 @@ func (u *Unit) attendOthers(except *itl, code senseCode) {
 
 // connect makes the unit's side of a nexus.
 func (u *Unit) connect(n *nexus, attention senseCode) *itl {
-	it := &itl{nexus: n, unit: u, id: portID{n.sam.InitiatorName, n.sam.ISID, n.sam.TargetTag}}
+	it := &itl{nexus: n, unit: u, id: portID{n.sam.InitiatorName, n.sam.ISID, n.sam.TargetTag, n.sam.TargetName}}
 	if attention != noSense {
 		it.attend(attention)
 	}
@@ -345,10 +407,12 @@ func (u *Unit) prevented() bool {
 
 // replaceMedium swaps the medium and returns when the old one's commands are through and it is closed.
 func (u *Unit) replaceMedium(m *medium) error {
+	u.stopSanitizing()
 	u.mu.Lock()
 	old := u.medium
 	u.medium = m
 	if old != nil {
+		old.stop()
 		old.closing = true
 		if old.users == 0 {
 			close(old.idle)
@@ -370,7 +434,9 @@ func (u *Unit) replaceMedium(m *medium) error {
 func (u *Unit) Close() error {
 	u.update.Lock()
 	defer u.update.Unlock()
-	return u.replaceMedium(nil)
+	err := u.replaceMedium(nil)
+	u.background.Wait()
+	return err
 }
 
 // UnitInfo is what `tgtadm --op show` prints of a unit.
@@ -388,6 +454,7 @@ type UnitInfo struct {
 	Thin           bool
 	StoreName      string
 	Path           string // empty: None
+	Problem        string // why the medium, or what it keeps for the unit, can't be used now; empty: nothing
 	Flags          string
 }
 
@@ -402,8 +469,10 @@ func (u *Unit) Show() UnitInfo {
 		StoreName: u.storeName, Path: a.path, Flags: u.flags,
 	}
 	m := u.medium
+	trouble := ""
 	if m != nil {
 		m.users++
+		trouble = m.trouble
 	}
 	u.mu.Unlock()
 	if u.kind != Disk {
@@ -412,6 +481,8 @@ func (u *Unit) Show() UnitInfo {
 	if m != nil {
 		info.ReadOnly = info.ReadOnly || m.info.ReadOnly
 		u.refresh(m, nil)
+		info.Online = info.Online && !m.waiting.Load()
+		info.Problem = cmp.Or(m.store.Info().Waiting, trouble)
 		info.Bytes = m.bytes.Load() / u.blockSize * u.blockSize
 		u.leave(m)
 	}

@@ -23,7 +23,7 @@ func TestTable(t *testing.T) {
 			if row.cdbUsage[0] != row.op || len(row.cdbUsage) != lengths[row.op>>5] {
 				t.Errorf("%s: usage % x", row.name, row.cdbUsage)
 			}
-			if row.service != none && int(row.cdbUsage[1]) != row.service {
+			if row.service != none && int(row.cdbUsage[1]&0x1f) != row.service {
 				t.Errorf("%s: usage has service action %02x", row.name, row.cdbUsage[1])
 			}
 			if row.writes && (!row.medium || row.access != accessWrite) {
@@ -48,6 +48,8 @@ func TestStoreErrors(t *testing.T) {
 		{backstore.ErrNoSpace, sam.CheckCondition, spaceAllocationFailed, spaceAllocationFailed},
 		{backstore.ErrReadOnly, sam.CheckCondition, writeProtected, writeProtected},
 		{backstore.ErrFenced, sam.CheckCondition, manualIntervention, manualIntervention},
+		{backstore.ErrDamaged, sam.CheckCondition, unrecoveredReadError, unrecoveredReadError},
+		{backstore.ErrInternal, sam.CheckCondition, internalTargetFailure, internalTargetFailure},
 		{backstore.ErrBusy, sam.Busy, noSense, noSense},
 	} {
 		m := newMemory(1 << 16)
@@ -129,8 +131,8 @@ func TestGrowthIsNoticed(t *testing.T) {
 	m.mu.Lock()
 	m.bytes = make([]byte, 1<<18)
 	m.mu.Unlock()
-	u.Resized()
-	u.Resized() // nothing new
+	must(t, u.Update("product_rev=2")) // any update looks
+	u.Resized()                        // nothing new
 	for _, i := range []*initiator{a, b} {
 		i.expect(1, make([]byte, 6), 0, nil, sam.CheckCondition, capacityChanged)
 		i.good(1, make([]byte, 6), 0, nil)

@@ -108,6 +108,9 @@ func showUnit(b *strings.Builder, u scsi.UnitInfo) {
 	} {
 		fmt.Fprintf(b, "            %s: %v\n", line.name, line.value)
 	}
+	if u.Problem != "" { // tgt has nothing like it
+		fmt.Fprintf(b, "            Problem: %s\n", u.Problem)
+	}
 }
 
 // megabytes is a size as tgt prints it: about 10^6 bytes to the MB, in integers.

@@ -71,6 +71,7 @@ func (p *cells) put(conf string, s *shared) error {
 type options struct {
 	conf    string
 	timeout time.Duration
+	shared  bool
 }
 
 // maxTimeout keeps the arithmetic with durations far from overflowing.
@@ -88,8 +89,10 @@ func parseOptions(text string) (o options, err error) {
 				return o, fmt.Errorf("%w: timeout=%q is no number of seconds", backstore.ErrOption, value)
 			}
 			o.timeout = time.Duration(n) * time.Second
+		case key == "shared" && (value == "0" || value == "1"):
+			o.shared = value == "1"
 		default:
-			return o, fmt.Errorf("%w: %q; the pss store knows conf=FILE and timeout=SECONDS", backstore.ErrOption, word)
+			return o, fmt.Errorf("%w: %q; the pss store knows conf=FILE, timeout=SECONDS and shared=0|1", backstore.ErrOption, word)
 		}
 	}
 	return o, nil

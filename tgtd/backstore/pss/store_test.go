@@ -44,6 +44,7 @@ func start(t *testing.T) *psstest.Cell {
 	return f
 }
 
+// open opens a unit with a client of the cell of its own, as another daemon does.
 func open(t *testing.T, o backstore.Options) backstore.Store {
 	t.Helper()
 	s, err := Type(FromConf(quick())).Open(o)
@@ -69,7 +70,7 @@ func do(s backstore.Store, io *backstore.IO) *backstore.IO {
 func TestRequests(t *testing.T) {
 	start(t)
 	s := open(t, backstore.Options{Path: "vol", BlockSize: 512, Sync: true, Direct: true})
-	if got := s.Info(); got != (backstore.Info{Bytes: size, PhysicalSize: 4096, Thin: true, AlwaysThin: true, Ordered: true, Durable: true}) {
+	if got := s.Info(); got != (backstore.Info{Bytes: size, PhysicalSize: 4096, AtomicBytes: 256 << 10, Keeps: backstore.KeepsAll, Thin: true, AlwaysThin: true, Ordered: true, Durable: true}) {
 		t.Fatalf("%+v", got)
 	}
 	io := &backstore.IO{} // one for all: it is made to be used again
@@ -183,7 +184,7 @@ func TestUnitsShareACell(t *testing.T) {
 }
 
 func TestOpenFails(t *testing.T) {
-	f := start(t)
+	start(t)
 	p := &cells{open: FromConf(quick()), used: map[string]*shared{}}
 	bad := filepath.Join(t.TempDir(), "bad.conf")
 	if err := os.WriteFile(bad, []byte("nonsense\n"), 0o644); err != nil {
@@ -203,20 +204,175 @@ func TestOpenFails(t *testing.T) {
 		}
 	}
 	check(backstore.Options{Path: "none"}, time.Minute, pss.ErrNotFound, `"none"`)
-	for _, text := range []string{"x", "conf=", "conf", "timeout=x", "timeout=-1", "timeout=9999999999", "timeout=4000000000", "conf=a;y=1"} {
+	for _, text := range []string{"x", "conf=", "conf", "timeout=x", "timeout=-1", "timeout=9999999999", "timeout=4000000000", "conf=a;y=1", "shared", "shared=2"} {
 		check(backstore.Options{Path: "vol", Options: text}, time.Minute, backstore.ErrOption, `"vol"`)
 	}
 	check(backstore.Options{Path: "vol", Options: "conf=/does/not/exist"}, time.Minute, os.ErrNotExist, "/does/not/exist")
 	check(backstore.Options{Path: "vol", Options: "conf=" + bad}, time.Minute, nil, "bad.conf:1")
-	for i := range 3 {
-		f.Stop(i)
+}
+
+// TestWaitsForTheCell: a unit whose cell can't be reached comes up by itself.
+func TestWaitsForTheCell(t *testing.T) {
+	f := start(t)
+	p := &cells{open: FromConf(quick()), used: map[string]*shared{}}
+	for _, c := range []struct {
+		off, on func()
+		why     string
+	}{
+		{func() {
+			for i := range 3 {
+				f.Stop(i)
+			}
+		}, func() {
+			for i := range 3 {
+				f.Start(i)
+			}
+		}, "refused"},
+		{func() { f.Elect(255) }, func() { f.Elect(0) }, "no majority"},
+	} {
+		c.off()
+		resized := make(chan struct{}, 1)
+		s, err := p.openUnit(backstore.Options{Path: "vol", Resized: func() { resized <- struct{}{} }}, 100*time.Millisecond, time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info := s.Info(); !strings.Contains(info.Waiting, c.why) || info.Bytes != 0 {
+			t.Errorf("%+v", info)
+		}
+		if io := do(s, &backstore.IO{Op: backstore.Write, Data: make([]byte, 512)}); !errors.Is(io.Err, backstore.ErrBusy) {
+			t.Error(io.Err)
+		}
+		if _, _, err := s.(backstore.StateKeeper).LoadState(t.Context()); !errors.Is(err, backstore.ErrBusy) {
+			t.Error(err)
+		}
+		c.on()
+		<-resized
+		if info := s.Info(); info.Waiting != "" || info.Bytes != size {
+			t.Errorf("%+v", info)
+		}
+		if io := do(s, &backstore.IO{Op: backstore.Write, Data: make([]byte, 512)}); io.Err != nil {
+			t.Error(io.Err)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		// One that is closed while it waits just goes.
+		c.off()
+		if s, err = p.openUnit(backstore.Options{Path: "vol"}, 50*time.Millisecond, time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		c.on()
 	}
-	check(backstore.Options{Path: "vol"}, 30*time.Millisecond, pss.ErrUnreachable, "refused")
-	for i := range 3 {
-		f.Start(i)
+	if len(p.used) != 0 {
+		t.Error("a client is kept")
 	}
-	f.Elect(255)
-	check(backstore.Options{Path: "vol"}, 300*time.Millisecond, pss.ErrNoMaster, "no majority")
+}
+
+// TestShared: what one target does under an older state has no effect once another has changed it.
+func TestShared(t *testing.T) {
+	start(t)
+	options := backstore.Options{Path: "vol", Options: "shared=1"}
+	a, b := open(t, options), open(t, options)
+	ka, kb := a.(backstore.StateKeeper), b.(backstore.StateKeeper)
+	if ia, ib := a.Info(), b.Info(); len(ia.Identity) != 16 || ia.Identity != ib.Identity || !ia.Shared {
+		t.Errorf("%q and %q", ia.Identity, ib.Identity)
+	}
+	load := func(k backstore.StateKeeper) (string, uint64) {
+		t.Helper()
+		value, version, err := k.LoadState(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(value), version
+	}
+	write := func(s backstore.Store, state uint64, want error) {
+		t.Helper()
+		if io := do(s, &backstore.IO{Op: backstore.Write, Data: make([]byte, 512), State: state}); !errors.Is(io.Err, want) {
+			t.Errorf("write under %d: %v, want %v", state, io.Err, want)
+		}
+	}
+	read := func(s backstore.Store, state uint64, want error) {
+		t.Helper()
+		if io := do(s, &backstore.IO{Op: backstore.Read, Data: make([]byte, 512), State: state}); !errors.Is(io.Err, want) {
+			t.Errorf("read under %d: %v, want %v", state, io.Err, want)
+		}
+	}
+	write(a, 0, backstore.ErrStateChanged) // nothing was loaded yet
+	_, va := load(ka)
+	_, vb := load(kb)
+	write(a, va, nil)
+	write(b, vb, nil)
+	va, err := ka.SaveState(t.Context(), []byte("one"), va)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(a, va, nil)
+	read(a, va, nil)
+	write(b, vb, backstore.ErrStateChanged)
+	read(b, vb, backstore.ErrStateChanged)
+	io := do(b, &backstore.IO{Op: backstore.CompareAndWrite, Length: 512, Data: make([]byte, 1024), State: vb})
+	if !errors.Is(io.Err, backstore.ErrStateChanged) {
+		t.Error(io.Err)
+	}
+	if _, err := kb.SaveState(t.Context(), []byte("two"), vb); !errors.Is(err, backstore.ErrStateChanged) {
+		t.Error(err)
+	}
+	write(b, vb, backstore.ErrStateChanged) // until it is loaded again
+	value, vb := load(kb)
+	if value != "one" || vb != va {
+		t.Errorf("%q, %d; saved was %d", value, vb, va)
+	}
+	write(b, vb, nil)
+	write(a, va, nil)
+
+	// One who opens the volume for himself alone has it.
+	c := open(t, backstore.Options{Path: "vol"})
+	write(a, va, backstore.ErrFenced)
+	if _, _, err := ka.LoadState(t.Context()); !errors.Is(err, backstore.ErrFenced) {
+		t.Error(err)
+	}
+	kc := c.(backstore.StateKeeper)
+	value, vc := load(kc)
+	if value != "one" {
+		t.Errorf("%q", value)
+	}
+	if _, err := kc.SaveState(t.Context(), []byte("three"), vc); err != nil {
+		t.Error(err)
+	}
+	if _, err := kc.SaveState(t.Context(), []byte("four"), vc); !errors.Is(err, backstore.ErrStateChanged) {
+		t.Error(err)
+	}
+}
+
+// TestSharedWatch: a target without commands learns that another has changed the state.
+func TestSharedWatch(t *testing.T) {
+	start(t)
+	p := &cells{open: FromConf(quick()), used: map[string]*shared{}}
+	resized := make(chan struct{}, 1)
+	s, err := p.openUnit(backstore.Options{Path: "vol", Options: "shared=1", Resized: func() {
+		select {
+		case resized <- struct{}{}:
+		default:
+		}
+	}}, time.Minute, time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := open(t, backstore.Options{Path: "vol", Options: "shared=1"}).(backstore.StateKeeper)
+	_, version, err := other.LoadState(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.SaveState(t.Context(), []byte("x"), version); err != nil {
+		t.Fatal(err)
+	}
+	<-resized
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestBusy: a unit with a timeout answers busy while the cell has no master, and works again afterwards.
@@ -269,7 +425,8 @@ func TestErrors(t *testing.T) {
 	for from, to := range map[error]error{
 		op.NoSpace: backstore.ErrNoSpace, op.Fenced: backstore.ErrFenced, op.Miscompare: backstore.ErrMiscompare,
 		pss.ErrTimeout: backstore.ErrBusy, pss.ErrQueueFull: backstore.ErrBusy, pss.ErrSessionLost: backstore.ErrBusy,
-		op.NotFound: op.NotFound,
+		op.NotFound: backstore.ErrInternal, op.ReadDamaged: backstore.ErrDamaged, op.Moved: backstore.ErrStateChanged,
+		op.Conflict: backstore.ErrStateChanged,
 	} {
 		if got := translate(from); !errors.Is(got, to) {
 			t.Errorf("%v became %v", from, got)

@@ -5,6 +5,7 @@
 package rdwr
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -49,6 +50,7 @@ type store struct {
 	readOnly bool
 	durable  bool // every write is durable when it returns
 	physical int
+	state    *backstore.StateFile // nil: no state is kept
 
 	size   atomic.Int64
 	noWait atomic.Bool // the file system answers reads that must not wait
@@ -96,6 +98,7 @@ func Open(o backstore.Options) (backstore.Store, error) {
 	s := newStore(m.file, o.Threads)
 	s.path, s.buffered, s.align, s.memAlign = o.Path, m.buffered, m.align, m.memAlign
 	s.readOnly, s.durable, s.physical = m.readOnly, o.Sync, m.physical
+	s.state = backstore.NewStateFile(o.StateDir, o.Path)
 	s.size.Store(m.size)
 	s.noWait.Store(!o.Direct)
 	return s, nil
@@ -120,9 +123,21 @@ func (s *store) Info() backstore.Info {
 	if size, err := s.file.size(); err == nil {
 		s.size.Store(size)
 	}
-	return backstore.Info{
+	info := backstore.Info{
 		Bytes: s.size.Load(), PhysicalSize: s.physical, Thin: true, ReadOnly: s.readOnly, Durable: s.durable,
 	}
+	if s.state != nil {
+		info.Keeps = backstore.KeepsOnDemand
+	}
+	return info
+}
+
+// LoadState implements backstore.StateKeeper, where Info.Keeps says so.
+func (s *store) LoadState(ctx context.Context) ([]byte, uint64, error) { return s.state.LoadState(ctx) }
+
+// SaveState implements backstore.StateKeeper, where Info.Keeps says so.
+func (s *store) SaveState(ctx context.Context, value []byte, ifVersion uint64) (uint64, error) {
+	return s.state.SaveState(ctx, value, ifVersion)
 }
 
 // Submit implements backstore.Store.

@@ -568,3 +568,35 @@ func TestNoAllocations(t *testing.T) {
 	}
 	must(t, s.Close())
 }
+
+// TestStateIsKept: with a folder for it the store keeps the state of its unit, across being opened anew.
+func TestStateIsKept(t *testing.T) {
+	path, dir := filepath.Join(t.TempDir(), "disk"), t.TempDir()
+	if err := os.WriteFile(path, make([]byte, 4096), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for n, stateDir := range []string{"", dir, dir} {
+		s, err := Open(backstore.Options{Path: path, StateDir: stateDir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		keeps := s.Info().Keeps
+		if stateDir == "" {
+			if keeps != backstore.KeepsNothing {
+				t.Error("keeps without a folder")
+			}
+		} else {
+			k := s.(backstore.StateKeeper)
+			value, version, err := k.LoadState(t.Context())
+			if keeps != backstore.KeepsOnDemand || err != nil || version != uint64(n-1) || n == 2 && string(value) != "state" {
+				t.Errorf("%v, %q, %d, %v", keeps, value, version, err)
+			}
+			if _, err := k.SaveState(t.Context(), []byte("state"), version); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
