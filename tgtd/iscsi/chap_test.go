@@ -32,7 +32,7 @@ func TestChapChoose(t *testing.T) {
 		{"5", 5}, {"7", 7}, {"7,5", 7}, {"5,7", 5}, {"8,7,6,5", 8}, {"6,5", 6}, {"x,5", 5}, {"99,8,5", 8},
 		{"6,8", 0}, {"6", 0}, {"8", 0}, {"", 0}, {"4", 0}, {"8,7", 7},
 	} {
-		got, err := chapChoose(c.list)
+		got, err := chapChoose(c.list, false)
 		if got != c.want || (err != nil) != (c.want == 0) {
 			t.Errorf("%q: %d, %v; want %d", c.list, got, err, c.want)
 		}

@@ -571,6 +571,7 @@ func (c *conn) putItem(it *item) {
 // login is the login phase on the wire.
 func (c *conn) login() error {
 	l := login{dir: c.srv.opt.Directory, peer: c.addrs, trusted: c.srv.trusted, establish: c.establish}
+	l.chap.refuseMD5 = c.srv.opt.RefuseMD5
 	statSN := uint32(0)
 	for first := true; ; first = false {
 		if err := c.readHeader(); err != nil {

@@ -61,9 +61,6 @@ func (c *conn) abortTracked() {
 	}
 }
 
-// asyncDropped is the event of an asynchronous message that tells of a dropped connection (RFC 7143 11.9.1).
-const asyncDropped = 2
-
 // tellOfDrop tells the initiator on another connection of its session that one was dropped, unless it did so itself.
 func (s *session) tellOfDrop(gone *conn) {
 	itself := errors.Is(gone.cause, errLogout) || errors.Is(gone.cause, errReplaced) || errors.Is(gone.cause, io.EOF)
@@ -84,14 +81,6 @@ func (s *session) tellOfDrop(gone *conn) {
 	}
 	other.sendAsync(pdu.Async{Event: asyncDropped,
 		Parameter: [3]uint16{gone.cid, s.agreed.time2Wait, s.agreed.time2Retain}})
-}
-
-// sendAsync sends an asynchronous message; it may be called from any goroutine.
-func (c *conn) sendAsync(a pdu.Async) {
-	it := c.newItem()
-	a.Encode(&it.hdr)
-	c.push(it)
-	c.kick()
 }
 
 // plug carries out the part of an immediate task management function that is about commands which have not begun,

@@ -1,9 +1,12 @@
 package iscsi
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -156,12 +159,18 @@ func (c *conn) drain(wait bool) {
 			q.mu.Unlock()
 			continue
 		}
-		b.wait = wait
+		b.wait = false
 		err := c.raw.Write(b.attempt)
+		if err == nil && b.err == nil && wait && len(b.vectors) > 0 {
+			err = c.writePatiently()
+		}
 		if err == nil {
 			err = b.err
 		}
 		if err != nil {
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				err = errNotReading
+			}
 			c.fail(fmt.Errorf("sending: %w", err))
 			b.vectors, b.err = b.vectors[:0], nil
 		}
@@ -178,6 +187,28 @@ func (c *conn) drain(wait bool) {
 		}
 		b.recycle(c)
 	}
+}
+
+// writePatiently sends a batch whose initiator is slow to read, for as long as it may be.
+func (c *conn) writePatiently() error {
+	if err := c.nc.SetWriteDeadline(time.Now().Add(c.srv.opt.StallTimeout)); err != nil {
+		return err
+	}
+	c.batch.wait = true
+	if err := c.raw.Write(c.batch.attempt); err != nil {
+		return err
+	}
+	return c.nc.SetWriteDeadline(time.Time{})
+}
+
+// limitSilence has the kernel end the connection when what was sent is not acknowledged for so long, or the
+// initiator offers no room for it.
+func (c *conn) limitSilence(limit time.Duration) error {
+	var failed error
+	err := c.raw.Control(func(fd uintptr) {
+		failed = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(limit.Milliseconds()))
+	})
+	return errors.Join(err, failed)
 }
 
 // batch is one writev in the making. It belongs to whoever has set busy.
