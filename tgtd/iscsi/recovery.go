@@ -130,10 +130,12 @@ func (r *recovery) keep(c *conn, it *item, statSN, dataSN uint32) {
 	}
 }
 
-// find looks a kept response up, the newest first: tags are used again once acknowledged.
+// find looks a kept response up. What is acknowledged and not given back yet does not count: its tag may be in use
+// for another command.
 func (r *recovery) find(match func(*kept) bool) *kept {
+	acked := r.acked.Load()
 	for i := len(r.kept) - 1; i >= 0; i-- {
-		if match(&r.kept[i]) {
+		if !pdu.Less(r.kept[i].statSN, acked) && match(&r.kept[i]) {
 			return &r.kept[i]
 		}
 	}
