@@ -92,8 +92,7 @@ func (s *session) plug(req *pdu.TaskRequest) (plugged bool) {
 	defer s.deliver.Unlock()
 	for sn, e := range s.early {
 		if e.task != nil && pdu.Less(sn, req.CmdSN) && covers(req, e.task) {
-			e.conn.ungather(e.task)
-			e.conn.free(e.task)
+			e.conn.forget(e.task)
 			s.early[sn] = early{}
 			plugged = true
 		}

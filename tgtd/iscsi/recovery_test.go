@@ -77,7 +77,7 @@ func TestNeverAcknowledging(t *testing.T) {
 		a, err := c.recv()
 		if err == nil && a.Header.Opcode() == pdu.OpNOPIn && a.Header.TargetTag() != pdu.NoTag {
 			asked = true
-			a, err = c.recv()
+			_, err = c.recv()
 		}
 		if err != nil {
 			break

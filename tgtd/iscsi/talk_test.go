@@ -20,7 +20,7 @@ import (
 //	target KEY=VALUE…          a new server with one target
 //	login conn=C KEY=VALUE…    logs in; [cid=N tsih=N]
 //	noack, ack                 ExpStatSN stays where it is; moves on again
-//	hold, release, abort       the disk keeps commands; carries them out; ends them without an answer
+//	hold, held n=N, release    the disk keeps commands; has so many, waited for; carries them out
 //	cmd, out, snack, nop, tmf, logout, raw
 //	                           sends a PDU; bad=header or bad=data damages it on its way
 //	listen [wait=OPCODE]       prints what comes, until that or what a ping brings
@@ -104,6 +104,9 @@ func (k *talk) do() {
 		k.finish(c)
 	case "hold":
 		k.disk.holdAll()
+	case "held":
+		n := k.num("n", 0)
+		eventually(k.t, "the disk has them", func() bool { return k.disk.held() == n })
 	case "release":
 		k.disk.letGo()
 		k.finish(k.conn())

@@ -286,6 +286,22 @@ func (c *conn) ungather(t *task) {
 	}
 }
 
+// forget frees a command that has not begun. It may be one of another connection, whose reader may be at its data
+// just now and then frees it.
+func (c *conn) forget(t *task) {
+	if t.gathered {
+		c.gatherMu.Lock()
+		if t.filling {
+			t.dropped = true
+			c.gatherMu.Unlock()
+			return
+		}
+		delete(c.gathering, t.Tag)
+		c.gatherMu.Unlock()
+	}
+	c.free(t)
+}
+
 // begin is called when a command's turn in the window has come. What it has to say is sent by its
 // caller: the connection's reader before it waits, or catchUp.
 func (c *conn) begin(t *task) {

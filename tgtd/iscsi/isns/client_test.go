@@ -23,13 +23,12 @@ type server struct {
 	l       net.Listener
 	running sync.WaitGroup
 
-	mu       sync.Mutex
-	heard    []string
-	members  map[string][]string // initiators of targets
-	notices  netip.AddrPort
-	refuse   uint32
-	conns    []net.Conn
-	deregged int
+	mu      sync.Mutex
+	heard   []string
+	members map[string][]string // initiators of targets
+	notices netip.AddrPort
+	refuse  uint32
+	conns   []net.Conn
 }
 
 func newServer(t *testing.T) *server {
