@@ -18,7 +18,6 @@ import (
 	sd "github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss/daemon"
-	"github.com/paxos-iscsi/paxos-iscsi/tgtd/iscsi"
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/mgmt"
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/mgmt/admin"
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/target"
@@ -90,14 +89,16 @@ func newModel(o options, log *logger, listeners []net.Listener) *target.Model {
 		log.Warn("fewer I/O threads than asked for", "threads", maxThreads)
 	}
 	for _, word := range o.iscsi.unknown {
-		log.Warn("--iscsi knows portal=, nop_interval= and nop_count=", "found", word)
+		log.Warn("--iscsi does not know this and pays no attention to it", "found", word)
 	}
+	transport := o.iscsi.Options
+	transport.Logger = log.Logger
 	return target.New(target.Options{
 		Log: log.Logger, SetDebug: log.setDebug, Debug: o.debug,
 		Stores: stores(log.Logger), Threads: min(o.threads, maxThreads),
 		NopInterval: o.iscsi.nopInterval, NopCount: o.iscsi.nopCount,
 		Portals: o.iscsi.portals, Inherited: listeners,
-		Transport: target.ISCSI(iscsi.Options{Logger: log.Logger}),
+		Transport: target.ISCSI(transport),
 	})
 }
 

@@ -31,6 +31,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asProgram) != "" {
 		main()
 	}
+	if os.Getenv(asActivated) != "" {
+		os.Exit(activated())
+	}
 	goleak.VerifyTestMain(m)
 }
 

@@ -22,13 +22,6 @@ type options struct {
 	done        bool // help or version was printed, there is nothing left to do
 }
 
-// driverOptions are what --iscsi says.
-type driverOptions struct {
-	portals               []string
-	nopInterval, nopCount int
-	unknown               []string // names that mean nothing; they are reported, and refuse nothing
-}
-
 // Limits of numbers on the command line.
 const (
 	maxControlPort = math.MaxInt16
@@ -90,7 +83,10 @@ func application(o *options, stdout io.Writer) *cli.App {
 	app.CustomAppHelpTemplate = helpText(app.Flags)
 	app.Action = func(c *cli.Context) error {
 		o.debug = c.Int("debug") == 1
-		o.iscsi = parseDriverOptions(c.String(driverOption))
+		var err error
+		if o.iscsi, err = parseDriverOptions(c.String(driverOption)); err != nil {
+			return err
+		}
 		if c.Bool("version") {
 			fmt.Fprintln(stdout, version)
 		}
@@ -317,29 +313,6 @@ func digit(c byte) int64 {
 		return int64(c-'A') + 10
 	}
 	return 99
-}
-
-// parseDriverOptions takes the text of --iscsi apart: portal=ADDR[:PORT], more of them with commas,
-// nop_interval=SECONDS, nop_count=N.
-func parseDriverOptions(text string) driverOptions {
-	var o driverOptions
-	for token := range strings.SplitSeq(text, ",") {
-		name, value, _ := strings.Cut(token, "=")
-		switch {
-		case token == "":
-		case name == "portal":
-			if value != "" {
-				o.portals = append(o.portals, value)
-			}
-		case name == "nop_interval":
-			o.nopInterval = atoi(value)
-		case name == "nop_count":
-			o.nopCount = atoi(value)
-		default:
-			o.unknown = append(o.unknown, token)
-		}
-	}
-	return o
 }
 
 // atoi reads a number as C's atoi does; what is none, or too big, is 0.

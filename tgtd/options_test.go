@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestOptions(t *testing.T) {
@@ -25,12 +26,24 @@ func TestOptions(t *testing.T) {
 		{line: "-C +5 word -t 2147483647", want: func(o *options) { o.controlPort, o.threads = 5, 2147483647 }},
 		{line: "-f -- --version", want: func(o *options) { o.foreground = true }},
 		{line: "--iscsi portal=1.2.3.4:5,portal=[::1],nop_interval=3,nop_count=4,x=1", want: func(o *options) {
-			o.iscsi = driverOptions{[]string{"1.2.3.4:5", "[::1]"}, 3, 4, []string{"x=1"}}
+			o.iscsi = driverOptions{portals: []string{"1.2.3.4:5", "[::1]"}, nopInterval: 3, nopCount: 4, unknown: []string{"x=1"}}
 		}},
 		{line: "--iscsi portal=a --iscsi portal=b", want: func(o *options) { o.iscsi.portals = []string{"b"} }},
+		{line: "--iscsi chap_md5=off,login_timeout=3,max_logins=9,max_connections=8,stall_timeout=7,async_logout=6,text=on",
+			want: func(o *options) {
+				o.iscsi.RefuseMD5, o.iscsi.SendTargetsInNormalSessions = true, true
+				o.iscsi.LoginTimeout, o.iscsi.MaxLogins, o.iscsi.MaxConnections = 3*time.Second, 9, 8
+				o.iscsi.StallTimeout, o.iscsi.LogoutGrace = 7*time.Second, 6*time.Second
+			}},
+		{line: "--iscsi chap_md5=on,async_logout=0,text=off"},
 		{line: "-f --iscsi", want: func(o *options) { o.foreground = true }},
 		{line: "--iscsi -f", want: func(o *options) { o.foreground, o.iscsi.unknown = true, []string{"-f"} }},
 
+		{line: "--iscsi chap_md5=Off", status: 1, text: "--iscsi chap_md5=\"Off\": on or off is wanted\n" + try},
+		{line: "--iscsi stall_timeout=0", status: 1,
+			text: "--iscsi stall_timeout=\"0\": a number from 1 to 1048576 is wanted\n" + try},
+		{line: "--iscsi max_logins=+1", status: 1,
+			text: "--iscsi max_logins=\"+1\": a number from 1 to 1048576 is wanted\n" + try},
 		{line: "--bogus", status: 1, text: "'bogus' is an unknown option\n" + try},
 		{line: "--bogus x", status: 1, text: "'bogus' is an unknown option\n" + try},
 		{line: "--fore --bogus", status: 1, text: "'bogus' is an unknown option\n" + try},

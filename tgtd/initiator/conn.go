@@ -11,11 +11,12 @@ import (
 // conn is one connection, after its login the connection of a session. Outgoing units gather while a
 // write is under way and then go out in one.
 type conn struct {
-	nc      net.Conn
-	r       *bufio.Reader
-	digests pdu.Digests
-	neg     negotiated
-	tail    [4 + pdu.DigestSize]byte // the reader's: padding and digest
+	nc       net.Conn
+	r        *bufio.Reader
+	digests  pdu.Digests
+	recovery *recovery // nil without error recovery
+	neg      negotiated
+	tail     [4 + pdu.DigestSize]byte // the reader's: padding and digest
 
 	// The session's lock guards these until the session has taken them over.
 	cmdSN, maxSN uint32
@@ -46,6 +47,7 @@ type negotiated struct {
 	maxBurst     int
 	maxSend      int // the target's MaxRecvDataSegmentLength
 	tsih         uint16
+	recovery     int // ErrorRecoveryLevel
 	targetDigest pdu.Digests
 }
 
@@ -102,7 +104,7 @@ func (c *conn) cut() {
 func (c *conn) command(t *Task) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	cmd := pdu.SCSICommand{Final: true, Attribute: 1, InitiatorTag: t.tag, CmdSN: t.sn, ExpStatSN: c.expStatSN, CDB: t.CDB}
+	cmd := pdu.SCSICommand{Final: true, Attribute: 1, InitiatorTag: t.itt, CmdSN: t.sn, ExpStatSN: c.expStatSN, CDB: t.CDB}
 	cmd.LUN, _ = pdu.EncodeLUN(t.LUN)
 	var now, unsolicited int
 	switch {
@@ -130,7 +132,7 @@ func (c *conn) command(t *Task) {
 func (c *conn) dataOut(t *Task, lun uint64, transferTag uint32, offset, n int) {
 	for sn := uint32(0); n > 0; sn++ {
 		size := min(n, c.neg.maxSend)
-		d := pdu.DataOut{Final: size == n, LUN: lun, InitiatorTag: t.tag, TargetTag: transferTag,
+		d := pdu.DataOut{Final: size == n, LUN: lun, InitiatorTag: t.itt, TargetTag: transferTag,
 			ExpStatSN: c.expStatSN, DataSN: sn, Offset: uint32(offset)}
 		d.Encode(c.header())
 		c.body(t.Out[offset : offset+size])

@@ -1,6 +1,7 @@
 // Package initiator is an iSCSI initiator (RFC 7143): discovery, login with CHAP and digests, and SCSI
 // commands in any number up to a depth. A session survives its connection: it logs in again and issues
-// anew what was under way, as an operating system's initiator does. The project's own checks and
+// anew what was under way, as an operating system's initiator does; redirections are followed, and with error recovery
+// level 1 damaged PDUs are asked for again. The project's own checks and
 // measurements use it; it shares only the PDU codec with the target.
 //
 // A session has one reader goroutine, which calls Done, and one sender goroutine for what the reader must
@@ -25,6 +26,7 @@ const (
 	maxBurst         = 1 << 20   // MaxBurstLength that we offer, in bytes
 	firstBurst       = 256 << 10 // FirstBurstLength that we offer, in bytes
 	readBuffer       = 64 << 10  // bytes
+	slotBits         = 16        // of an initiator task tag
 	senseBuffer      = 256       // bytes of a SCSI Response's data that are understood
 	loginTimeout     = 5 * time.Second
 	reconnectMin     = 20 * time.Millisecond
@@ -42,8 +44,15 @@ type Options struct {
 	User, Secret             string // CHAP; no user: none
 	MutualUser, MutualSecret string // what the target must prove, if a user is set; needs User too
 
+	// Algorithms are the CHAP algorithms we offer, by their registered numbers, most wanted first: 5 MD5, 6 SHA1,
+	// 7 SHA-256, 8 SHA3-256. None means these in this order: tgt takes 7 for SHA1, so MD5 is the only one that every
+	// target understands in the same way.
+	Algorithms []int
+
 	HeaderDigest, DataDigest bool
-	Depth                    int // commands under way, 1 to MaxDepth; 0 means 32
+	// Recovery offers error recovery level 1: damaged PDUs do not end the connection. It needs both digests.
+	Recovery bool
+	Depth    int // commands under way, 1 to MaxDepth; 0 means 32
 	// Reconnect makes the session outlive its connection. For so long it tries, before commands fail;
 	// refused logins count as attempts, since a target that was started anew gets its units bit by bit.
 	Reconnect time.Duration
@@ -137,13 +146,20 @@ type Task struct {
 
 	status StatusError // what Err points to
 	sense  [senseBuffer]byte
-	tag    uint32
+	tag    uint32 // its slot
+	itt    uint32 // initiator task tag of the latest issue: the slot, with recovery below a number of the issue
 	seq    uint64 // order of submission
 	sn     uint32 // CmdSN of the latest issue
 	sent   bool   // issued on the present connection
+
+	// Of recovery; all but retried, which the session guards, are the reader's own.
+	nextSN  uint32 // DataSN or R2TSN that comes next
+	asked   bool   // what is missing from there on was asked for
+	retried bool   // the command was sent more than once, so that it may still be on its way out
 }
 
 // clear forgets what a former use has left.
 func (t *Task) clear() {
 	t.Status, t.Sense, t.Moved, t.Residual, t.Err, t.sent = 0, nil, 0, 0, nil, false
+	t.nextSN, t.asked, t.retried = 0, false, false
 }

@@ -25,16 +25,27 @@ func newISID() [6]byte {
 	return id
 }
 
-// chapAlgorithms are the registered numbers we offer (IANA, iSCSI CHAP algorithms). MD5 comes first:
-// tgt takes 7 for SHA1, so it is the only one that every target understands in the same way.
-var chapAlgorithms = []struct {
-	number string
-	hash   func() hash.Hash
-}{
-	{"5", md5.New},
-	{"6", sha1.New},
-	{"7", sha256.New},
-	{"8", func() hash.Hash { return sha3.New256() }},
+// chapHash is the hash of a registered number (IANA, iSCSI CHAP algorithms), nil for others.
+func chapHash(number int) func() hash.Hash {
+	switch number {
+	case 5:
+		return md5.New
+	case 6:
+		return sha1.New
+	case 7:
+		return sha256.New
+	case 8:
+		return func() hash.Hash { return sha3.New256() }
+	}
+	return nil
+}
+
+// algorithms are the numbers that we offer.
+func (o *Options) algorithms() []int {
+	if len(o.Algorithms) > 0 {
+		return o.Algorithms
+	}
+	return []int{5, 6, 7, 8}
 }
 
 // exchange is one side of a login: the requests we send and what came back.
@@ -68,7 +79,7 @@ func (e *exchange) round(csg, nsg pdu.Stage, transit bool, text []byte) error {
 	}
 	e.reply.Decode(&r.Header)
 	if e.reply.StatusClass != 0 {
-		return &LoginError{e.reply.StatusClass, e.reply.StatusDetail}
+		return e.refused(r.Data)
 	}
 	if e.reply.Continue {
 		return fmt.Errorf("%w: a login response in pieces", ErrProtocol)
@@ -84,6 +95,28 @@ func (e *exchange) round(csg, nsg pdu.Stage, transit bool, text []byte) error {
 		e.keys[kv.Key] = kv.Value
 	}
 	return nil
+}
+
+// refused is the error of a login response without success.
+func (e *exchange) refused(text []byte) error {
+	refusal := LoginError{e.reply.StatusClass, e.reply.StatusDetail}
+	if refusal.Class != 1 {
+		return &refusal
+	}
+	kvs, err := pdu.ParseText(text)
+	if err != nil {
+		return err
+	}
+	for _, kv := range kvs {
+		if kv.Key == "TargetAddress" {
+			portal, err := where(kv.Value)
+			if err != nil {
+				return err
+			}
+			return &redirected{refusal, portal}
+		}
+	}
+	return &refusal
 }
 
 // login takes the connection through the login phase (RFC 7143 6).
@@ -121,8 +154,11 @@ func (e *exchange) security(o *Options) error {
 		return fmt.Errorf("%w: AuthMethod %q for CHAP", ErrProtocol, e.keys["AuthMethod"])
 	}
 	var offered []string
-	for _, a := range chapAlgorithms {
-		offered = append(offered, a.number)
+	for _, n := range o.algorithms() {
+		if chapHash(n) == nil {
+			return fmt.Errorf("CHAP algorithm %d: 5 to 8 are known", n)
+		}
+		offered = append(offered, strconv.Itoa(n))
 	}
 	if err := e.round(pdu.StageSecurity, 0, false, pdu.AppendText(nil, "CHAP_A", strings.Join(offered, ","))); err != nil {
 		return err
@@ -133,9 +169,9 @@ func (e *exchange) security(o *Options) error {
 // prove answers the target's challenge (RFC 1994, RFC 7143 12.1.3).
 func (e *exchange) prove(o *Options) error {
 	var algorithm func() hash.Hash
-	for _, a := range chapAlgorithms {
-		if a.number == e.keys["CHAP_A"] {
-			algorithm = a.hash
+	for _, n := range o.algorithms() {
+		if strconv.Itoa(n) == e.keys["CHAP_A"] {
+			algorithm = chapHash(n)
 		}
 	}
 	id, err := strconv.ParseUint(e.keys["CHAP_I"], 0, 8)
@@ -206,10 +242,14 @@ func (e *exchange) operational(o *Options) error {
 	text := pdu.AppendText(nil, "HeaderDigest", wantDigest(o.HeaderDigest))
 	text = pdu.AppendText(text, "DataDigest", wantDigest(o.DataDigest))
 	text = pdu.AppendText(text, "MaxRecvDataSegmentLength", strconv.Itoa(maxRecvSegment))
+	level := "0"
+	if o.Recovery {
+		level = "1"
+	}
 	if o.Target != "" {
 		for _, kv := range [][2]string{{"InitialR2T", "No"}, {"ImmediateData", "Yes"},
 			{"MaxBurstLength", strconv.Itoa(maxBurst)}, {"FirstBurstLength", strconv.Itoa(firstBurst)},
-			{"MaxOutstandingR2T", "1"}, {"MaxConnections", "1"}, {"ErrorRecoveryLevel", "0"},
+			{"MaxOutstandingR2T", "1"}, {"MaxConnections", "1"}, {"ErrorRecoveryLevel", level},
 			{"DataPDUInOrder", "Yes"}, {"DataSequenceInOrder", "Yes"},
 			{"DefaultTime2Wait", "0"}, {"DefaultTime2Retain", "0"}} {
 			text = pdu.AppendText(text, kv[0], kv[1])
@@ -225,6 +265,9 @@ func (e *exchange) operational(o *Options) error {
 		if e.reply.Transit {
 			e.c.digests = e.c.neg.targetDigest
 			e.c.neg.tsih = e.reply.TSIH
+			if o.Recovery && e.c.neg.recovery > 0 && e.c.digests.Header && e.c.digests.Data {
+				e.c.recovery = new(recovery)
+			}
 			return nil
 		}
 		text = nil
@@ -246,6 +289,12 @@ func (e *exchange) agree() error {
 			n.initialR2T = v == "Yes"
 		case "ImmediateData":
 			n.immediate = v == "Yes"
+		case "ErrorRecoveryLevel":
+			level, err := strconv.Atoi(v)
+			if err != nil || level < 0 || level > 2 {
+				return fmt.Errorf("%w: %s=%s", ErrProtocol, key, v)
+			}
+			n.recovery = level
 		case "MaxBurstLength":
 			into = &n.maxBurst
 		case "FirstBurstLength":

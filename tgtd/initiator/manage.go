@@ -98,7 +98,7 @@ func (s *Session) Manage(f Function, lun uint64, t *Task) error {
 			s.mu.Unlock()
 			return &ManageError{1}
 		}
-		req.ReferencedTag, req.RefCmdSN = t.tag, t.sn
+		req.ReferencedTag, req.RefCmdSN = t.itt, t.sn
 	}
 	req.CmdSN = s.cmdSN
 	s.managed = m

@@ -55,7 +55,19 @@ func (c *conn) data(b []byte) error {
 func (s *Session) receive(c *conn) error {
 	var h pdu.Header
 	for {
+		if c.recovery != nil {
+			if err := s.await(c); err != nil {
+				return err
+			}
+		}
 		n, err := c.next(&h)
+		if c.recovery != nil {
+			var done bool
+			if done, err = s.recover(c, &h, n, err); done && err == nil {
+				s.sendLater(c)
+				continue
+			}
+		}
 		if err != nil {
 			return err
 		}
@@ -79,12 +91,17 @@ func (s *Session) receive(c *conn) error {
 		default:
 			return fmt.Errorf("%w: opcode %#x", ErrProtocol, h.Opcode())
 		}
-		if err != nil {
+		if err = s.lost(c, err); err != nil {
 			return err
 		}
-		if c.r.Buffered() == 0 && c.owes() {
-			c.flushSoon()
-		}
+		s.sendLater(c)
+	}
+}
+
+// sendLater has what gathered sent, once nothing more waits to be read.
+func (s *Session) sendLater(c *conn) {
+	if c.r.Buffered() == 0 && c.owes() {
+		c.flushSoon()
 	}
 }
 
@@ -97,6 +114,9 @@ func (s *Session) window(c *conn, st *pdu.Status, counts bool) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if pdu.Less(s.expSN, st.ExpCmdSN) {
+		s.expSN = st.ExpCmdSN
+	}
 	if pdu.Less(s.maxSN, st.MaxCmdSN) {
 		s.maxSN = st.MaxCmdSN
 		s.pump()
@@ -107,10 +127,11 @@ func (s *Session) window(c *conn, st *pdu.Status, counts bool) {
 func (s *Session) task(tag uint32) (*Task, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if tag >= uint32(len(s.slots)) || s.slots[tag] == nil {
+	slot := tag % (1 << slotBits)
+	if slot >= uint32(len(s.slots)) || s.slots[slot] == nil || s.slots[slot].itt != tag {
 		return nil, fmt.Errorf("%w: no command has the tag %#x", ErrProtocol, tag)
 	}
-	return s.slots[tag], nil
+	return s.slots[slot], nil
 }
 
 func (s *Session) takeData(c *conn, h *pdu.Header, n int) error {
@@ -172,9 +193,10 @@ func (s *Session) finish(c *conn, t *Task, status byte, r pdu.Residual) {
 	}
 	s.mu.Lock()
 	s.retire(t)
+	retried := t.retried
 	s.mu.Unlock()
 	// GOOD means that the target has all the data.
-	if status == 0 || !c.late(t) {
+	if status == 0 && !retried || !c.late(t) {
 		s.complete(t)
 	}
 }

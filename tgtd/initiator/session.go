@@ -28,7 +28,9 @@ type Session struct {
 	conn    *conn     // nil while there is none
 	cmdSN   uint32
 	maxSN   uint32
+	expSN   uint32 // ExpCmdSN as last heard
 	seq     uint64 // of the latest submission
+	issues  uint32 // of commands, with recovery
 	closed  bool
 	err     error
 	relogin int         // times the session was taken up again
@@ -51,6 +53,11 @@ func Login(ctx context.Context, o Options) (*Session, error) {
 		return nil, fmt.Errorf("depth %d: 1 to %d commands can be under way", o.Depth, MaxDepth)
 	case o.Target == "":
 		return nil, fmt.Errorf("log in to %s: no target is named", o.Portal)
+	case o.Recovery && !(o.HeaderDigest && o.DataDigest):
+		return nil, fmt.Errorf("log in to %s: error recovery needs both digests", o.Portal)
+	case o.MutualUser != "" && o.MutualSecret == o.Secret:
+		// Otherwise our own proof could be had back as the target's (RFC 7143 9.2.1).
+		return nil, fmt.Errorf("log in to %s: the same secret in both directions proves nothing", o.Portal)
 	}
 	s := &Session{o: o, isid: newISID(), slots: make([]*Task, o.Depth), held: make([]bool, o.Depth),
 		unsent: make([]*Task, 0, o.Depth)}
@@ -59,7 +66,7 @@ func Login(ctx context.Context, o Options) (*Session, error) {
 		s.free = append(s.free, uint32(i))
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	c, err := dial(ctx, &s.o, s.isid)
+	c, err := dialTarget(ctx, &s.o, s.isid)
 	if err != nil {
 		s.cancel()
 		return nil, err
@@ -104,7 +111,7 @@ func (s *Session) adopt(c *conn) bool {
 	if s.closed {
 		return false
 	}
-	s.conn, s.cmdSN, s.maxSN = c, c.cmdSN, c.maxSN
+	s.conn, s.cmdSN, s.maxSN, s.expSN = c, c.cmdSN, c.maxSN, c.cmdSN
 	s.unsent = s.unsent[:0]
 	for _, t := range s.slots {
 		if t != nil {
@@ -123,7 +130,12 @@ func (s *Session) pump() {
 	n := 0
 	for s.conn != nil && n < len(s.unsent) && int32(s.maxSN-s.cmdSN) >= 0 {
 		t := s.unsent[n]
-		t.sn, t.sent = s.cmdSN, true
+		t.sn, t.sent, t.itt = s.cmdSN, true, t.tag
+		if s.conn.recovery != nil {
+			// What is repeated for a command that is over must not be taken for the next one's in its slot.
+			s.issues = (s.issues + 1) % (1 << (31 - slotBits))
+			t.itt |= s.issues << slotBits
+		}
 		s.cmdSN++
 		s.conn.command(t)
 		n++
@@ -171,7 +183,7 @@ func (s *Session) again(cause error) *conn {
 	}
 	pause := reconnectMin
 	for deadline := time.Now().Add(s.o.Reconnect); time.Now().Before(deadline); pause = min(2*pause, reconnectMax) {
-		c, err := dial(s.ctx, &s.o, s.isid)
+		c, err := dialTarget(s.ctx, &s.o, s.isid)
 		if err == nil {
 			s.mu.Lock()
 			s.relogin++

@@ -40,16 +40,16 @@ var errChapRefused = errors.New("CHAP authentication failed")
 
 // chapChoose picks the algorithm from the initiator's list in CHAP_A: the first of its list that is
 // known. RFC 7143 12.1.3 demands that every initiator offers MD5; one that does not is served only where
-// tgt serves it.
-func chapChoose(list string) (int, error) {
+// tgt serves it, or where MD5 is refused anyway.
+func chapChoose(list string, refuseMD5 bool) (int, error) {
 	items := strings.Split(list, ",")
-	offersMD5 := false
+	offersMD5 := refuseMD5
 	for _, item := range items {
 		offersMD5 = offersMD5 || item == strconv.Itoa(chapMD5)
 	}
 	for _, item := range items {
 		switch n, err := strconv.Atoi(item); {
-		case err != nil:
+		case err != nil, n == chapMD5 && refuseMD5:
 		case n == chapMD5 || n == chapSHA256:
 			return n, nil
 		case offersMD5 && (n == chapSHA1 || n == chapSHA3256):
@@ -87,6 +87,7 @@ func chapDigest(newHash func() hash.Hash, id byte, secret string, challenge []by
 
 // chap is one exchange, from the target's side.
 type chap struct {
+	refuseMD5 bool
 	algorithm int
 	id        byte
 	challenge [chapChallengeSize]byte
@@ -94,7 +95,7 @@ type chap struct {
 
 // ask appends the target's challenge with an algorithm out of the initiator's list.
 func (c *chap) ask(out []byte, list string) ([]byte, error) {
-	algorithm, err := chapChoose(list)
+	algorithm, err := chapChoose(list, c.refuseMD5)
 	if err != nil {
 		return out, err
 	}
@@ -151,6 +152,11 @@ func (c *chap) check(out []byte, kvs map[string]string, accounts Accounts) ([]by
 	}
 	if accounts.Outgoing.User == "" {
 		return out, fmt.Errorf("%w: mutual authentication without an outgoing account", errChapRefused)
+	}
+	// The same secret in both directions would let whoever asks us for a proof pass it on as its own
+	// (RFC 7143 9.2.1).
+	if subtle.ConstantTimeCompare([]byte(accounts.Outgoing.Secret), []byte(secret)) == 1 {
+		return out, fmt.Errorf("%w: incoming and outgoing account have the same secret", errChapRefused)
 	}
 	proof := chapDigest(newHash, byte(id), accounts.Outgoing.Secret, challenge)
 	out = pdu.AppendText(out, "CHAP_N", accounts.Outgoing.User)

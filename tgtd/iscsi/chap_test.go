@@ -32,9 +32,27 @@ func TestChapChoose(t *testing.T) {
 		{"5", 5}, {"7", 7}, {"7,5", 7}, {"5,7", 5}, {"8,7,6,5", 8}, {"6,5", 6}, {"x,5", 5}, {"99,8,5", 8},
 		{"6,8", 0}, {"6", 0}, {"8", 0}, {"", 0}, {"4", 0}, {"8,7", 7},
 	} {
-		got, err := chapChoose(c.list)
+		got, err := chapChoose(c.list, false)
 		if got != c.want || (err != nil) != (c.want == 0) {
 			t.Errorf("%q: %d, %v; want %d", c.list, got, err, c.want)
+		}
+	}
+	for list, want := range map[string]int{"5": 0, "5,7": 7, "8,5,7": 8, "6": 6, "6,8": 6, "4,5": 0} {
+		if got, err := chapChoose(list, true); got != want || (err != nil) != (want == 0) {
+			t.Errorf("without MD5, %q: %d, %v; want %d", list, got, err, want)
+		}
+	}
+}
+
+// TestChapSameSecret: who proves itself with the secret that it asks for proves nothing.
+func TestChapSameSecret(t *testing.T) {
+	for out, good := range map[string]bool{"same": false, "other": true} {
+		c, challenge := ask(t, "7")
+		answer := map[string]string{"CHAP_N": "joe", "CHAP_I": "9", "CHAP_C": "0x1234",
+			"CHAP_R": "0x" + hex.EncodeToString(chapDigest(sha256.New, c.id, "same", challenge))}
+		_, err := c.check(nil, answer, Accounts{Incoming: []Account{{"joe", "same"}}, Outgoing: Account{"tgt", out}})
+		if good != (err == nil) || !good && !errors.Is(err, errChapRefused) {
+			t.Errorf("outgoing secret %q: %v", out, err)
 		}
 	}
 }

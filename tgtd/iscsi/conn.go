@@ -26,6 +26,7 @@ var (
 	errNOPTimeout = errors.New("the initiator does not answer NOP-In")
 	errAdmin      = errors.New("closed by the administrator")
 	errShutdown   = errors.New("the server ends")
+	errReplaced   = errors.New("replaced by a new connection of the same CID")
 	errTimeout    = errors.New("login took too long")
 	errCrowdedOut = errors.New("too many connections in login")
 )
@@ -50,22 +51,24 @@ type connStats struct {
 // conn is one TCP connection. Its goroutines are the reader, which runs serve from beginning to end and
 // owns the fields of the first group, the writer, and the pinger when NOP-In pings are wanted.
 type conn struct {
-	srv     *Server
-	nc      net.Conn
-	raw     syscall.RawConn
-	addrs   connAddrs
-	cid     uint16
-	agreed  agreement // fixed when full feature phase begins
-	session *session  // set by login
+	srv      *Server
+	nc       net.Conn
+	raw      syscall.RawConn
+	addrs    connAddrs
+	cid      uint16
+	agreed   agreement // fixed when full feature phase begins
+	session  *session  // set by login
+	recovery *recovery // nil at error recovery level 0; set by login
 
-	rd      reader
-	rdBuf   *bufpool.Buffer
-	header  pdu.Header
-	ahs     []byte
-	ahsBuf  [255 * 4]byte
-	text    []byte // pieces of a text request
-	answer  []byte // what is left of a long text response
-	textTag uint32 // target transfer tag of that response
+	rd       reader
+	rdBuf    *bufpool.Buffer
+	header   pdu.Header
+	dataRead bool // the data segment of the PDU was taken from the socket
+	ahs      []byte
+	ahsBuf   [255 * 4]byte
+	text     []byte // pieces of a text request
+	answer   []byte // what is left of a long text response
+	textTag  uint32 // target transfer tag of that response
 
 	gatherMu      sync.Mutex
 	gathering     map[uint32]*task // commands waiting for data, by initiator task tag
@@ -75,12 +78,17 @@ type conn struct {
 	managing   atomic.Int32         // task management functions with the target
 	current    atomic.Pointer[task] // being executed in the reader goroutine
 	unanswered atomic.Int32         // NOP-In pings
+	idle       chan struct{}        // told when the target is done with the last command of a broken connection
+
+	trackMu sync.Mutex
+	tracked map[*task]struct{} // commands with the target, where the session has room for more connections
 
 	out   outQueue
 	batch batch // belongs to whoever has set out.busy
 	wake  chan struct{}
 
 	stats  connStats
+	full   atomic.Bool   // in full feature phase
 	broken atomic.Bool   // nothing is sent any more
 	closed chan struct{} // closed when the socket is
 	left   chan struct{} // closed when the connection has left its session
@@ -107,6 +115,7 @@ func newConn(srv *Server, nc net.Conn) (*conn, error) {
 		gathering: make(map[uint32]*task),
 		wake:      make(chan struct{}, 1),
 		closed:    make(chan struct{}),
+		idle:      make(chan struct{}, 1),
 		left:      make(chan struct{}),
 	}
 	c.out.closed = true // until the writer goroutine runs
@@ -151,7 +160,12 @@ func (c *conn) serve() {
 	if c.session != nil {
 		c.session.dropEarly(c) // first: nothing of this connection begins any more
 		c.dropAll()
+		c.abortTracked()
+		if c.recovery != nil {
+			c.trim()
+		}
 		c.session.leave(c)
+		c.session.tellOfDrop(c)
 	}
 	close(c.left)
 	c.srv.buffers.Put(c.rdBuf)
@@ -196,15 +210,26 @@ func (c *conn) fullFeature() error {
 	c.out.closed = false
 	c.out.mu.Unlock()
 	c.helper.Go(c.writeLoop)
+	c.full.Store(true)
+	if c.recovery == nil && c.agreed.errorRecovery > 0 {
+		panic("iscsi: no recovery")
+	}
 	if c.agreed.nopInterval > 0 && c.session.nexus != nil {
 		c.helper.Go(c.ping)
 	}
 	for {
-		if err := c.readHeader(); err != nil {
-			return err
+		err := c.readHeader()
+		if err == nil {
+			if c.recovery != nil {
+				c.recovery.headerLost = false
+				c.acknowledge(c.header.ExpStatSN())
+			}
+			err = c.dispatch()
 		}
-		if err := c.dispatch(); err != nil {
-			return err
+		if err != nil {
+			if err = c.damaged(err); err != nil {
+				return err
+			}
 		}
 	}
 }
@@ -216,6 +241,7 @@ func (c *conn) readHeader() error {
 		return err
 	}
 	copy(c.header[:], b)
+	c.dataRead = false
 	size := pdu.HeaderSize
 	c.ahs = c.ahsBuf[:c.header.AHSLength()]
 	if len(c.ahs) > 0 {
@@ -248,6 +274,7 @@ func (c *conn) readData(p []byte) error {
 	if len(p) == 0 {
 		return nil
 	}
+	c.dataRead = true
 	if err := c.rd.full(p); err != nil {
 		return err
 	}
@@ -310,8 +337,12 @@ func (c *conn) dispatch() error {
 		return c.textRequest()
 	case pdu.OpLogoutRequest:
 		return c.logout()
+	case pdu.OpSNACK:
+		if c.recovery != nil {
+			return c.snack()
+		}
+		fallthrough // at error recovery level 0 there is nothing to recover
 	default:
-		// SNACK too: at error recovery level 0 there is nothing to recover.
 		return fmt.Errorf("%w: opcode %02x in full feature phase", errProtocol, byte(op))
 	}
 }
@@ -417,12 +448,19 @@ func (c *conn) logout() error {
 		Time2Wait:    c.agreed.time2Wait,
 		Time2Retain:  c.agreed.time2Retain,
 	}
-	const closeSession, closeConnection = 0, 1
+	const closeSession, closeConnection, forRecovery = 0, 1, 2
 	ours := true
-	if p.Reason == closeConnection && p.CID != c.cid && c.session.nexus != nil {
+	if p.Reason != closeSession && p.CID != c.cid && c.session.nexus != nil {
 		ours = false
-		if !c.session.closeConnection(p.CID) {
+		switch other := c.session.connection(p.CID); {
+		case other == nil:
 			answer.Response = 1 // CID not found
+		case p.Reason == forRecovery:
+			answer.Response = 2 // that would be level 2
+		default:
+			other.fail(errLogout)
+			c.helper.Go(func() { c.answerWhenLeft(other, answer) })
+			return nil
 		}
 	}
 	it := c.newItem()
@@ -446,20 +484,29 @@ func (c *conn) logout() error {
 	return errLogout
 }
 
-// closeConnection ends the session's connection of that CID.
-func (s *session) closeConnection(cid uint16) bool {
+// connection is the session's living connection of that CID, nil when there is none.
+func (s *session) connection(cid uint16) *conn {
 	s.srv.mu.Lock()
-	var found *conn
+	defer s.srv.mu.Unlock()
 	for _, c := range s.conns {
 		if c.cid == cid && !c.broken.Load() {
-			found = c
+			return c
 		}
 	}
-	s.srv.mu.Unlock()
-	if found != nil {
-		found.fail(errLogout)
+	return nil
+}
+
+// answerWhenLeft answers the logout of another connection once none of its commands can take effect any more.
+func (c *conn) answerWhenLeft(other *conn, answer pdu.LogoutResponse) {
+	select {
+	case <-other.left:
+	case <-c.closed:
+		return
 	}
-	return found != nil
+	it := c.newItem()
+	answer.Encode(&it.hdr)
+	c.push(it)
+	c.kick()
 }
 
 // pushAndWait sends an item and waits until it has left, for a limited time.
@@ -532,6 +579,7 @@ func (c *conn) putItem(it *item) {
 // login is the login phase on the wire.
 func (c *conn) login() error {
 	l := login{dir: c.srv.opt.Directory, peer: c.addrs, trusted: c.srv.trusted, establish: c.establish}
+	l.chap.refuseMD5 = c.srv.opt.RefuseMD5
 	statSN := uint32(0)
 	for first := true; ; first = false {
 		if err := c.readHeader(); err != nil {
@@ -566,6 +614,9 @@ func (c *conn) login() error {
 			return errRefused
 		case l.phase == phaseDone:
 			c.batch.init(statSN)
+			if c.agreed.errorRecovery > 0 && !l.discovery {
+				c.recovery = newRecovery(statSN)
+			}
 			c.logLogin(&l)
 			return nil
 		}

@@ -1,7 +1,8 @@
 // Package iscsi is the target side of iSCSI over TCP, RFC 7143: portals, login with CHAP, discovery,
 // sessions and their command window, data transfer, task management. It knows targets through a Directory
 // and hands SCSI commands to a sam.Target; it knows no command's meaning. What initiators see is what tgt
-// shows them, where tgt keeps to the RFC; error recovery level is 0.
+// shows them, where tgt keeps to the RFC; a session may have several connections and, where the operator
+// wants it, error recovery level 1.
 //
 // # The path of one write
 //
@@ -26,9 +27,24 @@
 // target. Locks are taken in the order session.deliver, Server.mu, conn.gatherMu, outQueue.mu; none of them
 // is held while a socket is waited for.
 //
+// # Several connections
+//
+// Commands are executed in the order of their numbers, whatever connection they come by; each is answered where it
+// came. A connection that ends takes its commands with it, and neither its logout is answered nor its successor let
+// in before the target is done with them: no old write can come after its own repetition (multi.go).
+//
+// # Error recovery
+//
+// At level 0 a damaged PDU ends the connection. At level 1 it is discarded: data is asked for again by a recovery
+// R2T, a command is repeated by the initiator under its old number, and what was sent is kept until the
+// initiator has acknowledged it, so that a SNACK can have it repeated (recovery.go). Level 0 pays nothing for this but
+// a comparison with nil. After a damaged header the length in it is believed once; a second one in a row ends the
+// connection, since nobody knows where the next PDU begins.
+//
 // # What a peer can make us hold
 //
 // A connection holds a read-ahead buffer of 64 KiB, one batch of headers, and at most maxControl short
 // answers; its login at most maxLoginText bytes for at most Options.LoginTimeout. The commands of a
-// session are bounded by its window (MaxQueueCmd) and their data by Options.MaxSessionBytes.
+// session are bounded by its window (MaxQueueCmd) and their data by Options.MaxSessionBytes; what is kept for error
+// recovery counts as theirs, and its number is bounded by maxUnacknowledged.
 package iscsi

@@ -104,7 +104,7 @@ type ramDisk struct {
 	hold func(*sam.Command) bool
 	// async completes commands on goroutines of their own.
 	async   bool
-	running sync.WaitGroup
+	running map[*sam.Nexus]*sync.WaitGroup
 	arrived chan *sam.Command // when not nil, is told of every command
 }
 
@@ -113,6 +113,7 @@ func newRAMDisk(size int) *ramDisk {
 		bytes:     make([]byte, size),
 		attention: make(map[*sam.Nexus]map[sam.LUN]int),
 		stuck:     make(map[*sam.Command]bool),
+		running:   make(map[*sam.Nexus]*sync.WaitGroup),
 	}
 }
 
@@ -120,14 +121,19 @@ func (r *ramDisk) Attach(n *sam.Nexus) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.attached++
+	r.running[n] = new(sync.WaitGroup)
 	r.attention[n] = map[sam.LUN]int{0: 1, 1: 1}
 }
 
 func (r *ramDisk) Detach(n *sam.Nexus) {
 	r.abort(func(c *sam.Command) bool { return c.Nexus == n })
-	r.running.Wait()
+	r.mu.Lock()
+	running := r.running[n]
+	r.mu.Unlock()
+	running.Wait()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	delete(r.running, n)
 	delete(r.attention, n)
 	r.attached--
 }
@@ -196,9 +202,10 @@ func (r *ramDisk) Execute(c *sam.Command) {
 		r.mu.Unlock()
 		return
 	}
+	running := r.running[c.Nexus]
 	r.mu.Unlock()
 	if r.async {
-		r.running.Go(func() {
+		running.Go(func() {
 			r.perform(c)
 			c.Done(c)
 		})

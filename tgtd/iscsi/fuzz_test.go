@@ -48,8 +48,34 @@ func FuzzConnection(f *testing.F) {
 		loginPDU(1, 3), encoded(&pdu.TextRequest{Final: true, InitiatorTag: 3, TargetTag: pdu.NoTag, CmdSN: 1}, []byte("SendTargets=All\x00"))))
 	f.Add(false, stream(loginPDU(0, 1, "InitiatorName", "iqn.x:i", "TargetName", testTarget, "AuthMethod", "CHAP,None")))
 
+	fuzzConnection(f)
+}
+
+// FuzzRecovery does the same at error recovery level 1.
+func FuzzRecovery(f *testing.F) {
+	big, snack := read10(0, 64), pdu.SNACK{Type: 1, InitiatorTag: pdu.NoTag, TargetTag: pdu.NoTag}
+	big.InitiatorTag, big.CmdSN, big.Final = 5, 1, true
+	ack, data := snack, snack
+	ack.Type, ack.TargetTag, ack.BegRun = 2, 1, 3
+	data.Type, data.InitiatorTag, data.BegRun, data.RunLength = 0, 5, 1, 2
+	again := data
+	again.Type, again.TargetTag = 3, 9
+	write := write10(0, 8)
+	write.InitiatorTag, write.CmdSN, write.Final = 6, 2, true
+	gap := pdu.DataOut{Final: true, InitiatorTag: 6, TargetTag: 1, DataSN: 1, Offset: 512}
+	f.Add(true, stream(encoded(&big, nil), encoded(&snack, nil), encoded(&data, nil), encoded(&again, nil), encoded(&ack, nil)))
+	f.Add(true, stream(encoded(&big, nil), encoded(&write, nil), encoded(&gap, make([]byte, 512)), encoded(&data, nil)))
+	fuzzConnection(f, "ErrorRecoveryLevel", "1", "MaxBurstLength", "4096", "MaxConnections", "4")
+}
+
+// fuzzConnection fuzzes connections that agree on these keys.
+func fuzzConnection(f *testing.F, keys ...string) {
 	d, target, disk := oneTarget()
 	target.set(f, "InitialR2T=No", "MaxQueueCmd=4")
+	for i := 0; i < len(keys); i += 2 {
+		target.set(f, keys[i]+"="+keys[i+1])
+	}
+	hello := append([]string{"InitiatorName", "iqn.x:i", "TargetName", testTarget, "InitialR2T", "No"}, keys...)
 	_, p := testServer(f, d, func(o *Options) { o.LoginTimeout = time.Second; o.MaxTransfer = 1 << 20; o.MaxSessionBytes = 1 << 20 })
 	f.Fuzz(func(t *testing.T, loggedIn bool, b []byte) {
 		nc, err := net.Dial("tcp", p.Addr().String())
@@ -58,7 +84,7 @@ func FuzzConnection(f *testing.F) {
 		}
 		defer nc.Close()
 		if loggedIn {
-			b = append(stream(loginPDU(1, 3, "InitiatorName", "iqn.x:i", "TargetName", testTarget, "InitialR2T", "No")), b...)
+			b = append(stream(loginPDU(1, 3, hello...)), b...)
 		}
 		if _, err := nc.Write(b); err == nil {
 			if err := nc.(*net.TCPConn).CloseWrite(); err != nil {

@@ -24,15 +24,17 @@ func (c *conn) taskRequest() error {
 		c.answerReject(pdu.RejectImmediate)
 		return nil
 	}
+	plugged := req.Immediate && c.session.plug(req)
 	if c.numbered(early{conn: c, tmf: req}) {
-		c.manage(req)
+		c.manage(req, plugged)
 		c.caughtUp()
 	}
 	return nil
 }
 
-// manage carries a function out: on commands that still wait for data here, on all others in the target.
-func (c *conn) manage(req *pdu.TaskRequest) {
+// manage carries a function out: on commands that still wait for data here, on all others in the target. With
+// plugged, the command to be aborted has been kept from beginning already.
+func (c *conn) manage(req *pdu.TaskRequest, plugged bool) {
 	lun := sam.NoLUN
 	if n, ok := pdu.DecodeLUN(req.LUN); ok {
 		lun = sam.LUN(n)
@@ -65,6 +67,9 @@ func (c *conn) manage(req *pdu.TaskRequest) {
 			case sam.TargetWarmReset, sam.TargetColdReset:
 				c.session.dropGathering(0, true)
 			}
+		}
+		if plugged && f == sam.AbortTask && r == sam.TaskDoesNotExist {
+			r = sam.FunctionComplete // it will never begin
 		}
 		c.managing.Add(-1)
 		c.managed(req.InitiatorTag, r)

@@ -37,6 +37,10 @@ type negotiation struct {
 
 func newNegotiation(ours Params) *negotiation {
 	n := &negotiation{ours: ours}
+	// What an operator may set and this target does not do: markers, which RFC 7143 13.25 has abolished, and
+	// recovery of lost connections.
+	n.ours.value[keyIFMarker], n.ours.value[keyOFMarker] = no, no
+	n.ours.value[keyErrorRecoveryLevel] = min(ours.value[keyErrorRecoveryLevel], maxRecoveryLevel)
 	for id := range keys {
 		n.agreed[id] = keys[id].initial
 	}

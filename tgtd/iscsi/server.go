@@ -24,9 +24,20 @@ type Options struct {
 	Directory Directory
 	Logger    *slog.Logger // nil: nothing is logged
 
-	LoginTimeout   time.Duration // for the whole login phase, default 15 s
-	MaxLogins      int           // connections in login; beyond it the oldest is closed, default 128
-	MaxConnections int           // connections at once; beyond it new ones are closed, default 4096
+	LoginTimeout time.Duration // for the whole login phase, default 15 s
+	MaxLogins    int           // connections in login; beyond it the oldest is closed, default 512
+	// MaxLoginsPerAddress bounds those of one address, or of one IPv6 network of 64 bits: beyond it the oldest of them
+	// is closed, so that one host can't keep others out. Default a quarter of MaxLogins, but at least 16.
+	MaxLoginsPerAddress int
+	// StallTimeout closes a connection whose initiator takes less than 1 MiB of what waits for it in that time, or
+	// acknowledges nothing at all, default 60 s.
+	StallTimeout time.Duration
+	// LogoutGrace is how long sessions that are going to be closed are given after they were asked to log out by an
+	// asynchronous message (RFC 7143 11.9.1). 0, the default, closes them without a word, as tgt does.
+	LogoutGrace time.Duration
+	// RefuseMD5 leaves only CHAP with SHA1, SHA-256 and SHA3-256.
+	RefuseMD5      bool
+	MaxConnections int // connections at once; beyond it new ones are closed, default 4096
 	// MaxTransfer is how many bytes one command may move, default 64 MiB, at most bufpool.MaxSize. One that
 	// wants more gets CHECK CONDITION, INSUFFICIENT RESOURCES.
 	MaxTransfer int
@@ -51,7 +62,11 @@ func (o Options) withDefaults() Options {
 	if o.LoginTimeout <= 0 {
 		o.LoginTimeout = 15 * time.Second
 	}
-	pick(&o.MaxLogins, 128)
+	if o.StallTimeout <= 0 {
+		o.StallTimeout = 60 * time.Second
+	}
+	pick(&o.MaxLogins, 512)
+	pick(&o.MaxLoginsPerAddress, max(o.MaxLogins/4, 16))
 	pick(&o.MaxConnections, 4096)
 	pick(&o.MaxTransfer, 64<<20)
 	pick(&o.MaxSessionBytes, 256<<20)
@@ -221,6 +236,9 @@ func (srv *Server) start(nc net.Conn) {
 			srv.opt.Logger.Debug("iscsi: keepalive", "peer", c.addrs.remote, "err", err)
 		}
 	}
+	if err := c.limitSilence(srv.opt.StallTimeout); err != nil {
+		srv.opt.Logger.Debug("iscsi: user time-out", "peer", c.addrs.remote, "err", err)
+	}
 	srv.mu.Lock()
 	if srv.closing || len(srv.conns) >= srv.opt.MaxConnections {
 		srv.mu.Unlock()
@@ -228,11 +246,7 @@ func (srv *Server) start(nc net.Conn) {
 		srv.opt.Logger.Warn("iscsi: too many connections", "peer", c.addrs.remote)
 		return
 	}
-	var oldest *conn
-	if len(srv.logins) >= srv.opt.MaxLogins {
-		oldest = srv.logins[0]
-		srv.logins = srv.logins[1:]
-	}
+	oldest := srv.crowdOut(c.addrs.remote.Addr())
 	srv.conns[c] = struct{}{}
 	srv.logins = append(srv.logins, c)
 	srv.running.Go(func() {
@@ -247,6 +261,38 @@ func (srv *Server) start(nc net.Conn) {
 	}
 }
 
+// crowdOut makes room for one more connection in login and returns the one that has to go, if any. Called with
+// srv.mu held.
+func (srv *Server) crowdOut(from netip.Addr) *conn {
+	out := -1
+	if len(srv.logins) >= srv.opt.MaxLogins {
+		out = 0
+	}
+	same := 0
+	for i := len(srv.logins) - 1; i >= 0; i-- {
+		if neighbours(srv.logins[i].addrs.remote.Addr(), from) {
+			if same++; same >= srv.opt.MaxLoginsPerAddress {
+				out = i
+			}
+		}
+	}
+	if out < 0 {
+		return nil
+	}
+	oldest := srv.logins[out]
+	srv.logins = slices.Delete(srv.logins, out, out+1)
+	return oldest
+}
+
+// neighbours says whether two addresses count as one: a host with IPv6 has a network of 64 bits to choose from.
+func neighbours(a, b netip.Addr) bool {
+	if !a.Is6() || !b.Is6() {
+		return a == b
+	}
+	net, err := a.WithZone("").Prefix(64)
+	return err == nil && net.Contains(b.WithZone(""))
+}
+
 // loggedIn takes a connection out of the list of those in login.
 func (srv *Server) loggedIn(c *conn) {
 	srv.mu.Lock()
@@ -257,13 +303,16 @@ func (srv *Server) loggedIn(c *conn) {
 }
 
 // Close closes all portals and connections and returns when every goroutine has ended and every session
-// is detached from its target.
+// is detached from its target. With a LogoutGrace the initiators are asked to log out before.
 func (srv *Server) Close() {
 	srv.mu.Lock()
 	srv.closing = true
 	for p := range srv.portals {
 		p.listener.Close()
 	}
+	srv.mu.Unlock()
+	srv.askToLogOut(-1)
+	srv.mu.Lock()
 	conns := slices.Collect(maps.Keys(srv.conns))
 	srv.mu.Unlock()
 	for _, c := range conns {
@@ -364,6 +413,7 @@ func (srv *Server) CloseConnection(tid int, sid uint64, cid uint32) error {
 // has made Directory.Admit refuse the target before; a login that is just being completed notices. It must not
 // hold a lock that Admit takes.
 func (srv *Server) CloseTarget(tid int) {
+	srv.askToLogOut(tid)
 	srv.mu.Lock()
 	var ending []*session
 	for _, s := range srv.sessions {

@@ -56,7 +56,7 @@ type session struct {
 	bytes   atomic.Int64     // of data that commands under way may hold
 }
 
-// early is a numbered PDU that came before its turn.
+// early is a numbered PDU that came before its turn; empty, a number that only has to count as received.
 type early struct {
 	conn *conn
 	task *task // a SCSI command
@@ -96,6 +96,13 @@ func (s *session) order(cmdSN uint32) turn {
 		return turnNever
 	}
 	return turnLater
+}
+
+// received says whether a numbered command is known already: it came, or is held until its turn.
+func (s *session) received(cmdSN uint32) bool {
+	s.deliver.Lock()
+	defer s.deliver.Unlock()
+	return s.order(cmdSN) == turnNever
 }
 
 // take counts a command as received; one that occupies the window until it is answered takes a slot.
@@ -139,9 +146,11 @@ func (s *session) catchUp() {
 		case e.nop != nil:
 			e.conn.push(e.nop)
 		case e.tmf != nil:
-			e.conn.manage(e.tmf)
+			e.conn.manage(e.tmf, false)
 		}
-		e.conn.kick()
+		if e.conn != nil {
+			e.conn.kick()
+		}
 	}
 }
 
@@ -335,7 +344,7 @@ func (c *conn) join(l *login) (uint16, LoginStatus) {
 			return s.tsih, LoginSuccess
 		}
 		srv.mu.Unlock()
-		old.fail(errors.New("replaced by a new connection of the same CID"))
+		old.fail(errReplaced)
 		select {
 		case <-old.left:
 		case <-c.closed:

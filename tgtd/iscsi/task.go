@@ -1,6 +1,7 @@
 package iscsi
 
 import (
+	"errors"
 	"fmt"
 	"math"
 
@@ -46,6 +47,12 @@ type task struct {
 	dropped     bool // ended while filling
 	begun       bool // its turn in the command window has come
 	gathered    bool // was put into the table; never changes afterwards
+
+	// Of error recovery level 1; under conn.gatherMu too, but for ackTag, which the sender owns.
+	lost       bool   // a PDU of the unsolicited data was lost
+	suspect    bool   // one may have been lost
+	recoveries int    // how often data was asked for again
+	ackTag     uint32 // target transfer tag under which data is acknowledged, 0 for none
 }
 
 // maxImmediate is how many commands may run on a connection when one more comes that is marked for
@@ -55,10 +62,13 @@ const maxImmediate = 2 * maxQueueDepth
 // burst is the data that one R2T asked for.
 type burst struct {
 	targetTag uint32
+	r2tSN     uint32
 	begin     int // offsets into the command's data
 	end       int
 	received  int
 	dataSN    uint32
+	lost      bool // a PDU was lost: what follows is passed over and asked for again
+	suspect   bool // one may have been lost
 }
 
 // refusal is a status that the transport itself gives.
@@ -118,6 +128,7 @@ func (c *conn) free(t *task) {
 	t.residual, t.readResidual = pdu.Residual{}, pdu.Residual{}
 	t.received, t.unsolicited, t.dataSN, t.solicited, t.r2tSN, t.burstCount = 0, false, 0, 0, 0, 0
 	t.filling, t.dropped, t.begun, t.gathered = false, false, false, false
+	t.lost, t.suspect, t.recoveries, t.ackTag = false, false, 0, 0
 	c.srv.tasks.Put(t)
 }
 
@@ -222,7 +233,9 @@ func (c *conn) enter(t *task, req *pdu.SCSICommand) error {
 	missing := t.unsolicited || t.refusal == nil && t.received < int(t.OutBytes)
 	if missing && !c.gather(t) {
 		c.free(t)
-		c.answerReject(pdu.RejectTaskInProgress)
+		if req.Immediate || !s.received(req.CmdSN) { // else it is a retry, of which nothing is wanted
+			c.answerReject(pdu.RejectTaskInProgress)
+		}
 		return nil
 	}
 	if req.Immediate && c.executing.Load() > maxImmediate {
@@ -273,6 +286,22 @@ func (c *conn) ungather(t *task) {
 	}
 }
 
+// forget frees a command that has not begun. It may be one of another connection, whose reader may be at its data
+// just now and then frees it.
+func (c *conn) forget(t *task) {
+	if t.gathered {
+		c.gatherMu.Lock()
+		if t.filling {
+			t.dropped = true
+			c.gatherMu.Unlock()
+			return
+		}
+		delete(c.gathering, t.Tag)
+		c.gatherMu.Unlock()
+	}
+	c.free(t)
+}
+
 // begin is called when a command's turn in the window has come. What it has to say is sent by its
 // caller: the connection's reader before it waits, or catchUp.
 func (c *conn) begin(t *task) {
@@ -282,17 +311,17 @@ func (c *conn) begin(t *task) {
 	}
 	c.gatherMu.Lock()
 	t.begun = true
-	ready := !t.unsolicited
-	c.gatherMu.Unlock()
-	if ready {
-		c.advance(t)
-	}
+	c.moveOn(t, !t.unsolicited)
 }
 
-// advance moves a command on that has begun and for which no unsolicited data is under way: it asks
-// for what is missing, or hands it to the target.
-func (c *conn) advance(t *task) {
-	c.gatherMu.Lock()
+// moveOn, when ready, moves a command on that has begun and for which no unsolicited data is under way: it asks for
+// what is missing, or hands it to the target. It is called with gatherMu held, and releases it: until a command is
+// out of the table, task management on another connection may end it.
+func (c *conn) moveOn(t *task, ready bool) {
+	if !ready {
+		c.gatherMu.Unlock()
+		return
+	}
 	if t.refusal == nil && t.received < int(t.OutBytes) {
 		c.solicit(t)
 		c.gatherMu.Unlock()
@@ -306,6 +335,7 @@ func (c *conn) advance(t *task) {
 // execute hands a command whose data is complete to the target, or answers it if it is refused.
 func (c *conn) execute(t *task) {
 	c.executing.Add(1)
+	c.track(t)
 	if r := t.refusal; r != nil {
 		t.Status, t.Sense = r.status, r.sense
 		commandDone(&t.Command)
@@ -324,27 +354,37 @@ func (c *conn) execute(t *task) {
 func (c *conn) solicit(t *task) {
 	for t.burstCount < min(c.agreed.maxR2T, maxBursts) && t.solicited < int(t.OutBytes) {
 		n := min(c.agreed.maxBurst, int(t.OutBytes)-t.solicited)
-		if c.lastTargetTag++; c.lastTargetTag == pdu.NoTag {
-			c.lastTargetTag = 0
-		}
-		b := burst{targetTag: c.lastTargetTag, begin: t.solicited, end: t.solicited + n}
-		t.bursts[t.burstCount] = b
+		b := &t.bursts[t.burstCount]
+		*b = burst{targetTag: c.nextTargetTag(), r2tSN: t.r2tSN, begin: t.solicited, end: t.solicited + n}
 		t.burstCount++
-		t.solicited += n
-		p := pdu.R2T{
-			LUN:          t.rawLUN,
-			InitiatorTag: t.Tag,
-			TargetTag:    b.targetTag,
-			R2TSN:        t.r2tSN,
-			Offset:       uint32(b.begin),
-			Length:       uint32(n),
-		}
 		t.r2tSN++
-		it := c.newItem()
-		it.peek = true
-		p.Encode(&it.hdr)
-		c.push(it)
+		t.solicited += n
+		c.pushR2T(t, b)
 	}
+}
+
+// nextTargetTag is a target transfer tag not in use. Called with gatherMu held.
+func (c *conn) nextTargetTag() uint32 {
+	if c.lastTargetTag++; c.lastTargetTag == pdu.NoTag {
+		c.lastTargetTag = 0
+	}
+	return c.lastTargetTag
+}
+
+// pushR2T puts the R2T of a burst into the out queue. Called with gatherMu held.
+func (c *conn) pushR2T(t *task, b *burst) {
+	p := pdu.R2T{
+		LUN:          t.rawLUN,
+		InitiatorTag: t.Tag,
+		TargetTag:    b.targetTag,
+		R2TSN:        b.r2tSN,
+		Offset:       uint32(b.begin),
+		Length:       uint32(b.end - b.begin),
+	}
+	it := c.newItem()
+	it.peek = true
+	p.Encode(&it.hdr)
+	c.push(it)
 }
 
 // dataOut takes a Data-Out PDU (RFC 7143 11.7). Data of a command that is not there any more, or was
@@ -360,14 +400,15 @@ func (c *conn) dataOut() error {
 		c.gatherMu.Unlock()
 		return c.skipData()
 	}
+	if c.recovery != nil {
+		if i, verdict := t.inspect(&p); verdict != pieceWanted {
+			return c.unwanted(t, i, &p, verdict)
+		}
+	}
 	i, err := t.place(&p, n, &c.agreed)
 	if err == nil && t.refusal == &refuseSequence {
-		ready := t.passOver(i, &p) && t.begun
-		c.gatherMu.Unlock()
-		if err = c.skipData(); err == nil && ready {
-			c.advance(t)
-		}
-		return err
+		c.moveOn(t, t.passOver(i, &p) && t.begun)
+		return c.skipData()
 	}
 	t.filling = err == nil
 	c.gatherMu.Unlock()
@@ -383,16 +424,71 @@ func (c *conn) dataOut() error {
 		c.free(t)
 		return err
 	}
+	if err != nil && c.recovery != nil && errors.Is(err, pdu.ErrDataDigest) {
+		if err = c.damaged(err); err == nil {
+			return c.unwanted(t, i, &p, pieceLost)
+		}
+	}
 	if err != nil {
 		c.gatherMu.Unlock()
 		return err // teardown frees the task
 	}
-	ready := t.account(i, &p, n) && t.begun
-	c.gatherMu.Unlock()
-	if ready {
-		c.advance(t)
-	}
+	c.moveOn(t, t.account(i, &p, n) && t.begun)
 	return nil
+}
+
+// piece is what a Data-Out is worth with error recovery.
+type piece uint8
+
+const (
+	pieceWanted piece = iota // the next one of its sequence
+	pieceStale               // of a sequence that is over or was asked for anew: passed over
+	pieceLost                // of a sequence that has lost one: passed over, and asked for again
+)
+
+// inspect finds what a Data-Out is worth, and its burst, -1 for unsolicited data.
+func (t *task) inspect(p *pdu.DataOut) (int, piece) {
+	verdict := func(i int, lost, suspect *bool, expected uint32) (int, piece) {
+		*suspect = false
+		switch {
+		case pdu.Less(p.DataSN, expected):
+			return i, pieceStale
+		case *lost || p.DataSN != expected:
+			return i, pieceLost
+		}
+		return i, pieceWanted
+	}
+	if p.TargetTag == pdu.NoTag {
+		if !t.unsolicited {
+			return -1, pieceStale
+		}
+		return verdict(-1, &t.lost, &t.suspect, t.dataSN)
+	}
+	for i := range t.bursts[:t.burstCount] {
+		if b := &t.bursts[i]; b.targetTag == p.TargetTag {
+			return verdict(i, &b.lost, &b.suspect, b.dataSN)
+		}
+	}
+	return -1, pieceStale
+}
+
+// unwanted passes over a Data-Out that is of no use, whose data may have been read already; with the last of a
+// sequence that has a gap, what is missing is asked for again. It is called with gatherMu held and releases it.
+func (c *conn) unwanted(t *task, i int, p *pdu.DataOut, v piece) error {
+	ready := false
+	if v == pieceLost {
+		if i < 0 {
+			t.lost = true
+		} else {
+			t.bursts[i].lost = true
+		}
+		ready = p.Final && c.recoverData(t, i) && t.begun
+	}
+	c.moveOn(t, ready)
+	if c.dataRead {
+		return nil
+	}
+	return c.skipData()
 }
 
 // place checks where a Data-Out belongs: the index of its burst, or -1 for unsolicited data. One that is
@@ -511,13 +607,14 @@ func commandDone(cmd *sam.Command) {
 	t := cmd.Transport.(*task)
 	c := t.conn
 	inReader := c.current.Load() == t
+	c.untrack(t)
 	if cmd.Aborted {
 		c.abandon(t)
-		c.executing.Add(-1)
+		c.ended()
 		return
 	}
 	waiting := c.push(&t.out) // from here on the task belongs to whoever sends
-	left := c.executing.Add(-1)
+	left := c.ended()
 	switch {
 	case inReader && waiting < batchBytes:
 		// The reader sends before it waits for more; until then others may join.
@@ -526,6 +623,18 @@ func commandDone(cmd *sam.Command) {
 	default:
 		c.kick()
 	}
+}
+
+// ended counts a command that the target is done with; returns how many are left.
+func (c *conn) ended() int32 {
+	left := c.executing.Add(-1)
+	if left == 0 && c.broken.Load() {
+		select {
+		case c.idle <- struct{}{}:
+		default:
+		}
+	}
+	return left
 }
 
 // abandon frees an aborted command, which gets no response (RFC 7143 11.5.1). If it was what kept the

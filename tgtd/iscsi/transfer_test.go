@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -476,14 +477,23 @@ func TestSlowReader(t *testing.T) {
 	}
 }
 
-// TestNoAllocationPerCommand measures reads and writes of 4 KiB over a socket.
+// TestNoAllocationPerCommand measures reads and writes of 4 KiB over a socket, without error recovery, with it, and in
+// a session that may have several connections.
 func TestNoAllocationPerCommand(t *testing.T) {
+	for _, keys := range []string{"", "ErrorRecoveryLevel=1", "MaxConnections=2"} {
+		t.Run(keys, func(t *testing.T) { measureAllocations(t, strings.Fields(keys)) })
+	}
+}
+
+func measureAllocations(t *testing.T, keys []string) {
 	d := &fakeDirectory{}
 	target := d.add(testTarget)
 	target.disk = &nullDisk{data: make([]byte, 4096)}
+	target.set(t, keys...)
 	_, p := testServer(t, d, nil)
-	c := newClient(t, p)
-	answer := make([]byte, 4096+pdu.HeaderSize)
+	c := newClient(t, p, keys...)
+	recovery := slices.Contains(keys, "ErrorRecoveryLevel=1")
+	answer := make([]byte, 4096+2*pdu.HeaderSize)
 	for _, x := range []struct {
 		what string
 		req  pdu.SCSICommand
@@ -495,11 +505,16 @@ func TestNoAllocationPerCommand(t *testing.T) {
 		{"error", tur(), 0, pdu.HeaderSize + 20},
 	} {
 		u := pdu.PDU{Data: make([]byte, x.data)}
+		if recovery && x.what == "read" {
+			x.back += pdu.HeaderSize // the status comes by itself
+		}
 		x.req.Final, x.req.Attribute, x.req.InitiatorTag = true, 1, 7
 		buf := make([]byte, 0, 8192)
 		round := func() {
 			x.req.CmdSN = c.cmdSN
 			c.cmdSN++
+			x.req.ExpStatSN = c.expStat
+			c.expStat++
 			x.req.Encode(&u.Header)
 			buf = u.Append(buf[:0], pdu.Digests{})
 			if _, err := c.nc.Write(buf); err != nil {

@@ -1,9 +1,12 @@
 package iscsi
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -37,6 +40,9 @@ type item struct {
 	data []byte
 	peek bool          // shows the next StatSN without using it (R2T, NOP-In of our own)
 	sent chan struct{} // closed when the item has left, where somebody waits for it
+
+	snack *pdu.SNACK // to be answered out of what is kept
+	kept  bool       // belongs to recovery.kept until it is acknowledged
 }
 
 // outQueue is what waits to be sent on a connection, and who sends it. Whoever sets busy is the one
@@ -145,7 +151,7 @@ func (c *conn) drain(wait bool) {
 	for {
 		if len(b.vectors) == 0 && !b.fill(c) {
 			q.mu.Lock()
-			if q.head == nil {
+			if q.head == nil && !c.mustRelease() {
 				q.busy = false
 				q.mu.Unlock()
 				return
@@ -153,12 +159,18 @@ func (c *conn) drain(wait bool) {
 			q.mu.Unlock()
 			continue
 		}
-		b.wait = wait
+		b.wait = false
 		err := c.raw.Write(b.attempt)
+		if err == nil && b.err == nil && wait && len(b.vectors) > 0 {
+			err = c.writePatiently()
+		}
 		if err == nil {
 			err = b.err
 		}
 		if err != nil {
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				err = errNotReading
+			}
 			c.fail(fmt.Errorf("sending: %w", err))
 			b.vectors, b.err = b.vectors[:0], nil
 		}
@@ -177,6 +189,28 @@ func (c *conn) drain(wait bool) {
 	}
 }
 
+// writePatiently sends a batch whose initiator is slow to read, for as long as it may be.
+func (c *conn) writePatiently() error {
+	if err := c.nc.SetWriteDeadline(time.Now().Add(c.srv.opt.StallTimeout)); err != nil {
+		return err
+	}
+	c.batch.wait = true
+	if err := c.raw.Write(c.batch.attempt); err != nil {
+		return err
+	}
+	return c.nc.SetWriteDeadline(time.Time{})
+}
+
+// limitSilence has the kernel end the connection when what was sent is not acknowledged for so long, or the
+// initiator offers no room for it.
+func (c *conn) limitSilence(limit time.Duration) error {
+	var failed error
+	err := c.raw.Control(func(fd uintptr) {
+		failed = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(limit.Milliseconds()))
+	})
+	return errors.Join(err, failed)
+}
+
 // batch is one writev in the making. It belongs to whoever has set busy.
 type batch struct {
 	arena   []byte // fixed capacity: vectors point into it
@@ -192,6 +226,8 @@ type batch struct {
 	offset  int    // bytes of DataIn in PDUs
 	dataSN  uint32 // of the next Data-In
 	burst   int    // bytes left in the burst
+	next    uint32 // of a SNACK: the StatSN to repeat next
+	until   uint32 // of a SNACK: the StatSN or DataSN behind the last one
 
 	statSN  uint32
 	wait    bool
@@ -250,6 +286,9 @@ func (b *batch) room() bool {
 func (b *batch) fill(c *conn) bool {
 	b.arena, b.run, b.whole, b.bytes = b.arena[:0], 0, b.whole[:0], 0
 	broken := c.broken.Load()
+	if c.recovery != nil {
+		c.recovery.release(c, broken)
+	}
 	for broken || b.room() {
 		if b.waiting == nil {
 			if b.waiting = c.out.takeAll(); b.waiting == nil {
@@ -257,6 +296,7 @@ func (b *batch) fill(c *conn) bool {
 			}
 		}
 		it := b.waiting
+		statSN := b.statSN
 		if !broken && !b.emit(c, it) {
 			break // a task whose data goes on in the next batch
 		}
@@ -267,6 +307,9 @@ func (b *batch) fill(c *conn) bool {
 			continue
 		}
 		b.done = append(b.done, it)
+		if c.recovery != nil && b.statSN != statSN {
+			c.recovery.keep(c, it, statSN, b.dataSN)
+		}
 	}
 	b.closeRun()
 	b.vectors = b.whole
@@ -289,6 +332,10 @@ func (q *outQueue) takeAll() *item {
 func (b *batch) recycle(c *conn) {
 	for i, it := range b.done {
 		b.done[i] = nil
+		if it.kept {
+			it.hasLeft()
+			continue
+		}
 		c.giveBack(it)
 	}
 	b.done = b.done[:0]
@@ -353,6 +400,9 @@ func (b *batch) emit(c *conn, it *item) bool {
 	if it.task != nil {
 		return b.emitTask(c, it.task)
 	}
+	if it.snack != nil {
+		return b.emitAgain(c, it)
+	}
 	exp, last := c.session.numbers()
 	it.hdr.SetStatus(b.statSN, exp, last)
 	if !it.peek {
@@ -363,61 +413,89 @@ func (b *batch) emit(c *conn, it *item) bool {
 }
 
 // emitTask adds the Data-In PDUs of a command and its status: in the last Data-In if the command went
-// well and has nothing more to say, else in a SCSI Response (RFC 7143 11.7.3).
+// well and has nothing more to say, else in a SCSI Response (RFC 7143 11.7.3). With error recovery it is always
+// a SCSI Response: then each StatSN belongs to a PDU that can be repeated by itself.
 func (b *batch) emitTask(c *conn, t *task) bool {
-	a := &c.agreed
 	if !b.started {
-		b.started, b.offset, b.dataSN, b.burst = true, 0, t.r2tSN, a.maxBurst
+		b.started = true
+		b.rewind(c, t)
 		t.DataIn = t.DataIn[:min(len(t.DataIn), int(t.InBytes))]
 		t.computeResidual()
+		if c.recovery != nil && len(t.DataIn) > c.agreed.maxBurst {
+			c.recovery.ackTag = c.recovery.ackTag%0x7ffffff0 + 1
+			t.ackTag = c.recovery.ackTag
+		}
 	}
-	phaseCollapse := t.Status == sam.Good && len(t.Sense) == 0 && t.OutBytes == 0
+	phaseCollapse := t.Status == sam.Good && len(t.Sense) == 0 && t.OutBytes == 0 && c.recovery == nil
 	for b.offset < len(t.DataIn) {
 		if !b.room() {
 			return false
 		}
-		n := min(len(t.DataIn)-b.offset, a.sendSegment, b.burst)
-		last := b.offset+n == len(t.DataIn)
-		p := pdu.DataIn{
-			Final:        last || n == b.burst,
-			InitiatorTag: t.Tag,
-			TargetTag:    pdu.NoTag,
-			DataSN:       b.dataSN,
-			Offset:       uint32(b.offset),
-		}
-		withStatus := last && phaseCollapse
-		if withStatus {
-			p.HasStatus, p.SCSIStatus, p.Residual = true, byte(t.Status), t.residual
-			p.Status = b.finalNumbers(c, t)
-		} else {
-			p.ExpCmdSN, p.MaxCmdSN = c.session.numbers()
-		}
-		var h pdu.Header
-		p.Encode(&h)
-		b.pdu(a.digests, &h, t.DataIn[b.offset:b.offset+n])
-		c.stats.dataInPDUs.Add(1)
-		b.offset += n
-		b.dataSN++
-		if b.burst -= n; b.burst == 0 {
-			b.burst = a.maxBurst
-		}
-		if withStatus {
+		if b.emitDataIn(c, t, phaseCollapse) {
 			return true
 		}
 	}
 	if !b.room() {
 		return false
 	}
-	b.emitResponse(c, t)
+	b.emitResponse(c, t, b.finalNumbers(c, t), b.dataSN, 0)
 	return true
 }
 
-func (b *batch) emitResponse(c *conn, t *task) {
+// rewind goes to the beginning of a command's data.
+func (b *batch) rewind(c *conn, t *task) {
+	b.offset, b.dataSN, b.burst = 0, t.r2tSN, c.agreed.maxBurst
+}
+
+// skipDataIn passes over a Data-In PDU and returns its length.
+func (b *batch) skipDataIn(c *conn, t *task) int {
+	n := min(len(t.DataIn)-b.offset, c.agreed.sendSegment, b.burst)
+	b.offset += n
+	b.dataSN++
+	if b.burst -= n; b.burst == 0 {
+		b.burst = c.agreed.maxBurst
+	}
+	return n
+}
+
+// emitDataIn adds the next Data-In PDU of a command. The last one takes the status with it, if it may, and
+// only then true is returned.
+func (b *batch) emitDataIn(c *conn, t *task, withStatus bool) bool {
+	offset, dataSN := b.offset, b.dataSN
+	n := b.skipDataIn(c, t)
+	last := b.offset == len(t.DataIn)
+	p := pdu.DataIn{
+		Final:        last || b.burst == c.agreed.maxBurst,
+		InitiatorTag: t.Tag,
+		TargetTag:    pdu.NoTag,
+		DataSN:       dataSN,
+		Offset:       uint32(offset),
+	}
+	withStatus = withStatus && last
+	if withStatus {
+		p.HasStatus, p.SCSIStatus, p.Residual = true, byte(t.Status), t.residual
+		p.Status = b.finalNumbers(c, t)
+	} else {
+		p.ExpCmdSN, p.MaxCmdSN = c.session.numbers()
+	}
+	if p.Final && t.ackTag != 0 {
+		// Once a burst, so that a long command's data need not be asked for from its beginning.
+		p.Acknowledge, p.TargetTag, p.LUN = true, t.ackTag, t.rawLUN
+	}
+	var h pdu.Header
+	p.Encode(&h)
+	b.pdu(c.agreed.digests, &h, t.DataIn[offset:offset+n])
+	c.stats.dataInPDUs.Add(1)
+	return withStatus
+}
+
+func (b *batch) emitResponse(c *conn, t *task, status pdu.Status, dataSN, snackTag uint32) {
 	p := pdu.SCSIResponse{
 		SCSIStatus:   byte(t.Status),
 		InitiatorTag: t.Tag,
-		Status:       b.finalNumbers(c, t),
-		ExpDataSN:    b.dataSN,
+		SNACKTag:     snackTag,
+		Status:       status,
+		ExpDataSN:    dataSN,
 		Residual:     t.residual,
 		ReadResidual: t.readResidual,
 	}
@@ -450,11 +528,22 @@ func (b *batch) finalNumbers(c *conn, t *task) pdu.Status {
 	return s
 }
 
-// giveBack frees what an item held, sent or not.
-func (c *conn) giveBack(it *item) {
+// mustRelease says whether the connection has ended and what it kept for recovery is still there.
+func (c *conn) mustRelease() bool {
+	return c.recovery != nil && c.broken.Load() && c.recovery.waiting.Load() > 0
+}
+
+// hasLeft tells whoever waits for an item to be sent.
+func (it *item) hasLeft() {
 	if it.sent != nil {
 		close(it.sent)
+		it.sent = nil
 	}
+}
+
+// giveBack frees what an item held, sent or not.
+func (c *conn) giveBack(it *item) {
+	it.hasLeft()
 	if it.task != nil {
 		c.free(it.task)
 		return

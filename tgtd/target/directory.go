@@ -18,12 +18,9 @@ func (m *Model) Welcome() bool {
 func (m *Model) Discover(peer netip.AddrPort, initiator string) []string {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	if m.isns.closed() {
-		return nil
-	}
 	var names []string
 	for _, t := range m.created {
-		if !t.deleting && t.admits(peer.Addr(), initiator) {
+		if !t.deleting && t.admits(peer.Addr(), initiator) && m.isnsAllows(t.name, initiator) {
 			names = append(names, t.name)
 		}
 	}
@@ -68,7 +65,7 @@ func (m *Model) Admit(name, initiator string, peer, local netip.AddrPort) iscsi.
 		status = iscsi.TargetNotFound
 	case t.offline:
 		status = iscsi.TargetUnavailable
-	case !t.admits(peer.Addr(), initiator), m.isns.closed():
+	case !t.admits(peer.Addr(), initiator), !m.isnsAllows(t.name, initiator):
 		status = iscsi.TargetNotFound
 	default:
 		return iscsi.Admission{Status: iscsi.LoginSuccess, TID: t.tid, Params: t.params,

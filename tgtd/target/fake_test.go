@@ -26,6 +26,7 @@ type fakeTransport struct {
 	open     map[netip.AddrPort]bool
 	refuse   map[netip.AddrPort]error
 	nextPort uint16
+	asked    []int // targets whose initiators were asked to log out
 	// closing, when not nil, is called by CloseTarget before the sessions end.
 	closing func()
 }
@@ -92,6 +93,8 @@ func (t *fakeTransport) CloseConnection(tid int, sid uint64, cid uint32) error {
 	t.sessions = slices.DeleteFunc(t.sessions, func(s iscsi.SessionInfo) bool { return len(s.Connections) == 0 })
 	return nil
 }
+
+func (t *fakeTransport) RequestLogout(tid int) { t.asked = append(t.asked, tid) }
 
 func (t *fakeTransport) CloseTarget(tid int) {
 	t.mu.Lock()

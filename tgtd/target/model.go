@@ -11,6 +11,7 @@ import (
 
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/backstore"
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/iscsi"
+	"github.com/paxos-iscsi/paxos-iscsi/tgtd/iscsi/isns"
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/mgmt"
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/scsi"
 )
@@ -58,7 +59,9 @@ type Model struct {
 	welcome   atomic.Bool   // what Welcome answers; follows the fields below
 	callbacks chan struct{} // one token for each redirect callback that runs
 
-	portalMu sync.Mutex // one change of portals at a time; taken before mu
+	portalMu sync.Mutex   // one change of portals at a time; taken before mu
+	isnsMu   sync.Mutex   // one start or stop of the iSNS client at a time; taken before mu
+	follows  isnsSettings // what the iSNS client was started with; under isnsMu
 
 	mu       sync.RWMutex
 	targets  map[int]*target
@@ -73,6 +76,8 @@ type Model struct {
 	offline  bool
 	debug    bool
 	isns     isnsSettings
+	naming   *isns.Client // while iSNS is on and a server is named
+	named    isns.State   // what it was told last
 	stopping bool
 }
 
@@ -116,6 +121,7 @@ func (m *Model) update(change func() error) error {
 	defer m.mu.Unlock()
 	err := change()
 	m.welcome.Store(len(m.targets) > 0 && !m.offline && m.driver == driverReady)
+	m.tellISNS()
 	return err
 }
 
@@ -186,6 +192,7 @@ func (m *Model) Stopped() <-chan struct{} {
 func (m *Model) Close() error {
 	m.portalMu.Lock()
 	defer m.portalMu.Unlock()
+	m.stopISNS()
 	var portals []Portal
 	var list []*target
 	m.update(func() error {

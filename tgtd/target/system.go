@@ -7,8 +7,7 @@ import (
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/mgmt"
 )
 
-// isnsSettings are those of an iSNS server (RFC 4171). There is no iSNS client yet: the settings are kept and
-// shown, so that configurations of tgt load, and turning iSNS on is answered by a warning in the log.
+// isnsSettings are those of an iSNS server (RFC 4171); see isns.go for what they do.
 type isnsSettings struct {
 	on      bool
 	address string
@@ -17,10 +16,6 @@ type isnsSettings struct {
 }
 
 const defaultISNSPort = 3205
-
-// closed says that nobody may log in: the operator wants an iSNS server to decide, and there is
-// no one to ask it.
-func (s *isnsSettings) closed() bool { return s.on && s.control }
 
 // SetDebug turns debugging messages on or off.
 func (m *Model) SetDebug(value string) error {
@@ -43,7 +38,6 @@ type Setting struct {
 // iSNSServerPort, iSNSAccessControl (On; anything else is Off). It returns mgmt.ErrInvalid when one of
 // the names or values is none, and then changes none.
 func (m *Model) SetSystem(settings []Setting) error {
-	var warn bool
 	err := m.update(func() error {
 		offline, isns := m.offline, m.isns
 		for _, s := range settings {
@@ -66,13 +60,11 @@ func (m *Model) SetSystem(settings []Setting) error {
 				return err
 			}
 		}
-		warn = isns.on && !m.isns.on || isns.closed() && !m.isns.closed()
 		m.offline, m.isns = offline, isns
 		return nil
 	})
-	if warn {
-		m.log.Warn("iSNS is turned on, but this daemon has no iSNS client: targets are not registered, " +
-			"and with iSNSAccessControl nobody can log in")
+	if err == nil {
+		m.followISNS()
 	}
 	return err
 }

@@ -119,10 +119,11 @@ func (m *Model) forget(t *target) {
 }
 
 // SetTargetParam changes one setting of a target: its state, its redirection, or an iSCSI
-// parameter that holds for later logins. It returns mgmt.ErrInvalid for names and values that are
+// parameter that holds for later logins. Initiators of a target that goes offline are asked to log out, where the
+// operator wants that. It returns mgmt.ErrInvalid for names and values that are
 // none.
 func (m *Model) SetTargetParam(tid int, name, value string) error {
-	return m.onTarget(tid, func(t *target) error {
+	err := m.onTarget(tid, func(t *target) error {
 		if name == "state" {
 			switch value {
 			case "ready":
@@ -142,6 +143,10 @@ func (m *Model) SetTargetParam(tid int, name, value string) error {
 		}
 		return nil
 	})
+	if err == nil && name == "state" && value == "offline" {
+		m.transport.RequestLogout(tid)
+	}
+	return err
 }
 
 // BindHost binds a host number to a target, for drivers that have such numbers; iSCSI has not, and

@@ -18,6 +18,8 @@ type Transport interface {
 	Sessions(tid int) []iscsi.SessionInfo
 	// CloseConnection closes one connection.
 	CloseConnection(tid int, sid uint64, cid uint32) error
+	// RequestLogout asks the initiators of a target to log out, where the operator wants that, and waits for nothing.
+	RequestLogout(tid int)
 	// CloseTarget closes all sessions of a target and returns when they are gone.
 	CloseTarget(tid int)
 	// Close closes all that is left and waits for it.
