@@ -89,6 +89,7 @@ type target struct {
 	byAddr   []addressRule
 	byName   []string
 	opening  map[uint64]struct{} // unit numbers whose store is being opened
+	records  map[uint64]*unitRecord
 	deleting bool                // logins are refused
 	deleted  bool
 }
