@@ -1,22 +1,16 @@
 package target
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
+	"github.com/paxos-iscsi/paxos-iscsi/tgtd/mgmt"
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/mgmt/detail"
 )
 
-// maxUpdates bounds the updates of a unit that are kept for its record; beyond it the record says that
-// it is not whole.
-const maxUpdates = 1024
-
-// unitRecord is what a unit was told. It is guarded by Model.mu.
-type unitRecord struct {
-	spec    UnitSpec
-	updates []string
-	unsure  bool
-}
+// unitRecord is what a unit was made with and told since. It is guarded by Model.mu.
+type unitRecord struct{ detail.Unit }
 
 // recordUnit notes what a new unit was made with.
 func (m *Model) recordUnit(t *target, lun uint64, spec UnitSpec) *unitRecord {
@@ -25,7 +19,8 @@ func (m *Model) recordUnit(t *target, lun uint64, spec UnitSpec) *unitRecord {
 	if t.records == nil {
 		t.records = make(map[uint64]*unitRecord)
 	}
-	r := &unitRecord{spec: spec}
+	r := &unitRecord{detail.Unit{LUN: lun, Device: uint32(spec.Device), Path: spec.Path, Store: spec.Store,
+		Options: spec.Options, Flags: spec.Flags, BlockSize: spec.BlockSize}}
 	t.records[lun] = r
 	return r
 }
@@ -62,54 +57,18 @@ func (m *Model) recordUpdate(tid int, lun uint64, params string, failed bool) {
 		if t.records == nil {
 			t.records = make(map[uint64]*unitRecord)
 		}
-		t.records[0] = &unitRecord{}
+		t.records[0] = &unitRecord{detail.Unit{Device: uint32(mgmt.Controller)}}
 	}
-	if r := t.records[lun]; r != nil {
-		r.note(params, failed)
+	r := t.records[lun]
+	switch {
+	case r == nil:
+	case failed:
+		// One parameter that fails has changed nothing, but for a medium that is gone then.
+		list := strings.Trim(params, ",")
+		r.Unsure = r.Unsure || strings.Contains(list, ",") || strings.HasPrefix(list, "path=")
+	default:
+		r.Update(params)
 	}
-}
-
-// note adds an update. Those that it repeats or overrides as a whole go, so that the record of a unit
-// that is updated all day stays short.
-func (r *unitRecord) note(params string, failed bool) {
-	if failed {
-		r.unsure = true
-		return
-	}
-	params = strings.Trim(params, ",")
-	if params == "" || params == "dump=1" {
-		return
-	}
-	r.updates = slices.DeleteFunc(r.updates, func(old string) bool { return overrides(params, old) })
-	if len(r.updates) == maxUpdates {
-		r.updates, r.unsure = r.updates[1:], true
-	}
-	r.updates = append(r.updates, params)
-}
-
-// overrides says that nothing of the old update is left once the new one is done: it is the same, or
-// both set one and the same value.
-func overrides(params, old string) bool {
-	if params == old {
-		return true
-	}
-	name, value, _ := strings.Cut(params, "=")
-	oldName, oldValue, _ := strings.Cut(old, "=")
-	if name != oldName || strings.Contains(value, ",") || strings.Contains(oldValue, ",") {
-		return false
-	}
-	switch name {
-	case "mode_page": // its number and that of its subpage
-		return page(value) == page(oldValue)
-	case "element_type", "address", "start_address", "barcode":
-		return false // of a changer: each adds something
-	}
-	return true
-}
-
-func page(value string) string {
-	parts := strings.SplitN(value, ":", 3)
-	return strings.Join(parts[:min(len(parts), 2)], ":")
 }
 
 // Configuration is what the model was told, secrets included.
@@ -131,15 +90,12 @@ func (m *Model) Configuration() detail.Configuration {
 		for _, r := range t.byAddr {
 			d.ByAddress = append(d.ByAddress, r.text)
 		}
-		for lun, r := range t.records {
-			d.Units = append(d.Units, r.detail(lun))
+		for _, r := range t.records {
+			u := r.Unit
+			u.Params = slices.Clone(u.Params)
+			d.Units = append(d.Units, u)
 		}
-		slices.SortFunc(d.Units, func(a, b detail.Unit) int {
-			if a.LUN < b.LUN {
-				return -1
-			}
-			return 1
-		})
+		slices.SortFunc(d.Units, func(a, b detail.Unit) int { return cmp.Compare(a.LUN, b.LUN) })
 		c.Targets = append(c.Targets, d)
 	}
 	return c
@@ -147,12 +103,6 @@ func (m *Model) Configuration() detail.Configuration {
 
 func (b *binding) detail() detail.Binding {
 	return detail.Binding{Incoming: slices.Clone(b.incoming), Outgoing: b.outgoing, HasOutgoing: b.hasOut}
-}
-
-func (r *unitRecord) detail(lun uint64) detail.Unit {
-	s := r.spec
-	return detail.Unit{LUN: lun, Device: uint32(s.Device), Path: s.Path, Store: s.Store, Options: s.Options,
-		Flags: s.Flags, BlockSize: s.BlockSize, Params: slices.Clone(r.updates), Unsure: r.unsure}
 }
 
 // settings are the settings of a redirection as NAME=VALUE, those that are set.

@@ -90,7 +90,7 @@ type target struct {
 	byName   []string
 	opening  map[uint64]struct{} // unit numbers whose store is being opened
 	records  map[uint64]*unitRecord
-	deleting bool                // logins are refused
+	deleting bool // logins are refused
 	deleted  bool
 }
 

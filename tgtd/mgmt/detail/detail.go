@@ -65,7 +65,8 @@ type Unit struct {
 	Options   string `json:"options"`
 	Flags     string `json:"flags"`
 	BlockSize string `json:"blockSize"`
-	// Params are the lists NAME=VALUE,... it was updated with and that still count, oldest first.
+	// Params are the parameters NAME=VALUE it was updated with and that still count, oldest first; those of
+	// a changer's slots are lists.
 	Params []string `json:"params"`
 	// Unsure says that an update failed half way, or that there were more than are kept: Params may lack
 	// something.
