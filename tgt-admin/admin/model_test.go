@@ -18,8 +18,13 @@ import (
 // runs tgtadm and tgt-admin command lines, words split at blanks, `plain` makes the daemon answer as
 // tgt's, `cat NAME` shows a file.
 func TestModel(t *testing.T) {
-	datadriven.Walk(t, "testdata/model", func(t *testing.T, path string) {
+	scenarios, err := filepath.Abs("testdata/model")
+	if err != nil {
+		t.Fatal(err)
+	}
+	datadriven.Walk(t, scenarios, func(t *testing.T, path string) {
 		d, dir := modeltest.Start(t), t.TempDir()
+		t.Chdir(dir) // a drawing is as wide as the paths in it
 		places := strings.NewReplacer("@DIR@", dir, "@PORTAL@", d.Portal)
 		back := strings.NewReplacer(dir, "@DIR@", d.Portal, "@PORTAL@")
 		datadriven.RunTest(t, path, func(t *testing.T, td *datadriven.TestData) string {
