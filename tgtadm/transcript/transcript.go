@@ -133,11 +133,18 @@ func (c Count) String() string {
 		c.Equal, c.Equal+c.Different+c.Deliberate, c.Deliberate, c.Foreign)
 }
 
+// Until begins the reason of a difference that is there until something comes to be. Once it has, the
+// command is equal and the reason can go.
+const Until = "until "
+
 // Player replays scenarios.
 type Player struct {
 	Bin    string   // the directory of the programs that are tested
 	Tested []string // their names; commands that start with another tgt program are left out
 	Daemon string   // the path of tgtd
+	// OwnDaemon says that it is this project's: the types of stores and devices, which differ from build
+	// to build of tgt's too, are left out of what show system says. Package tgtd compares them.
+	OwnDaemon bool
 	// Deliberate are the commands, by NAME:LINE, that must differ from what was recorded, and why.
 	Deliberate map[string]string
 }
@@ -192,7 +199,7 @@ func (st *stage) judge(name string, r record, count *Count) {
 	key := fmt.Sprintf("%s:%d", name, r.line)
 	why, deliberate := st.Deliberate[key]
 	switch {
-	case diff == "" && deliberate:
+	case diff == "" && deliberate && !strings.HasPrefix(why, Until):
 		st.t.Errorf("%s %s: as it was recorded, but should be different: %s", key, r.text, why)
 		count.Different++
 	case diff == "":
@@ -239,7 +246,7 @@ func (st *stage) isTested(text string) bool {
 
 func (st *stage) environment() []string {
 	return []string{"PATH=" + st.Bin + ":/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "TZ=UTC",
-		"TGT_IPC_SOCKET=" + st.socket}
+		"HOME=/root", "TGT_IPC_SOCKET=" + st.socket}
 }
 
 // command runs one command; what it returns is empty if all went as it was recorded.
@@ -256,6 +263,9 @@ func (st *stage) command(r record) (diff string) {
 		st.t.Fatalf("line %d: running %q: %v", r.line, r.text, err)
 	}
 	shown := func(out, err string, status int) string {
+		if st.OwnDaemon && strings.Contains(r.text, "--mode sys") {
+			out = inventory.ReplaceAllString(out, "")
+		}
 		return fmt.Sprintf("%s\n%s\nstatus %d", settle(out), settle(err), status)
 	}
 	want := shown(r.out, r.err, r.status)
@@ -326,6 +336,11 @@ var (
 	unitParameter = regexp.MustCompile(`^tgtadm .*--op update --mode logicalunit .*--params `)
 	cacheRemark   = regexp.MustCompile(`^# (Write cache is enabled|WARNING! Unknown value)`)
 )
+
+// inventory is the lines of show system that list types of backing stores and of devices.
+var inventory = regexp.MustCompile(`(?m)^(Backing stores:|Device types:|` +
+	`    (sheepdog|bsg|sg|null|ssc|smc|mmc|rdwr|aio|pss|disk|cd/dvd|osd|controller|changer|tape|passthrough)` +
+	`( \(bsoflags [a-z:]+\))?)\n`)
 
 // settle replaces what is not fixed and sorts what the original puts out in random order: the
 // parameters of a unit, targets that are removed, targets of a dump.
