@@ -5,6 +5,7 @@
 package transcript
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -111,6 +112,13 @@ func (s *Scenario) NeedsDaemon() bool {
 	return slices.ContainsFunc(s.records, func(r record) bool { return r.kind == '&' })
 }
 
+// NeedsProbe says that the session had an initiator beside it.
+func (s *Scenario) NeedsProbe() bool {
+	return slices.ContainsFunc(s.records, func(r record) bool {
+		return r.kind == '&' && strings.HasPrefix(r.text, probe+" ")
+	})
+}
+
 // Count is what came of replays, in commands.
 type Count struct {
 	Equal, Different int
@@ -156,6 +164,8 @@ type stage struct {
 	dir    string // scratch directory
 	socket string // base of the management sockets
 	portal string // in place of the recorded one
+
+	daemons map[string]func() // what ends those that run, by control port
 }
 
 // Play replays a scenario and reports each command that differs as an error of t.
@@ -166,7 +176,8 @@ func (p *Player) Play(t *testing.T, s *Scenario) Count {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(home) })
-	st := &stage{Player: p, t: t, dir: home + "/run", socket: home + "/socket", portal: freePortal(t)}
+	st := &stage{Player: p, t: t, dir: home + "/run", socket: home + "/socket", portal: freePortal(t),
+		daemons: map[string]func(){}}
 	for _, dir := range []string{home, st.dir} {
 		if err := errors.Join(os.MkdirAll(dir, 0o755), os.Chmod(dir, 0o755)); err != nil {
 			t.Fatal(err)
@@ -293,12 +304,20 @@ func (st *stage) deed(r record) {
 // spawn starts a daemon, waits until it listens, and ends it with the test.
 func (st *stage) spawn(r record) {
 	words := strings.Fields(st.real(r.text))
+	if words[0] == probe {
+		st.hold(r)
+		return
+	}
 	if words[0] != "tgtd" {
 		st.t.Fatalf("line %d: cannot keep %q in the background", r.line, r.text)
 	}
 	port := "0"
 	if i := slices.Index(words, "-C"); i >= 0 {
 		port = words[i+1]
+	}
+	// In the recording the daemon before it has died; the one here may not have.
+	if end := st.daemons[port]; end != nil {
+		end()
 	}
 	cmd := exec.Command(st.Daemon, words[1:]...)
 	cmd.Dir, cmd.Env = st.dir, st.environment()
@@ -310,10 +329,12 @@ func (st *stage) spawn(r record) {
 		cmd.Wait() // a daemon that is killed ends with an error
 		close(ended)
 	}()
-	st.t.Cleanup(func() {
+	end := func() {
 		cmd.Process.Kill()
 		<-ended
-	})
+	}
+	st.daemons[port] = end
+	st.t.Cleanup(end)
 	limit := time.After(daemonLimit)
 	for {
 		if c, err := net.Dial("unix", st.socket+"."+port); err == nil {
@@ -328,6 +349,36 @@ func (st *stage) spawn(r record) {
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
+}
+
+// probe is the iSCSI client of the recordings. Sessions that it holds open in the background are part of
+// a replay; what it says in the foreground is not compared here.
+const probe = "isc"
+
+// hold starts a session that is held open, waits until it is there, and ends it with the test.
+func (st *stage) hold(r record) {
+	cmd := exec.Command("/bin/sh", "-c", "exec "+st.real(r.text))
+	cmd.Dir, cmd.Env = st.dir, st.environment()
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		st.t.Fatalf("line %d: starting a client: %v", r.line, err)
+	}
+	st.t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait() // it was killed
+	})
+	limit := time.AfterFunc(daemonLimit, func() { cmd.Process.Kill() })
+	defer limit.Stop()
+	lines := bufio.NewScanner(out)
+	for lines.Scan() {
+		if lines.Text() == "logged in" {
+			return
+		}
+	}
+	st.t.Fatalf("line %d: %s did not log in", r.line, r.text)
 }
 
 // What recordings do not fix, and what they have in a random order.
