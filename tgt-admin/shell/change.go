@@ -302,7 +302,7 @@ func (j *job) ready(ctx context.Context, state, online string) error {
 
 func (j *job) set(ctx context.Context) error {
 	if len(j.args) == 0 {
-		return errors.New("set NAME=VALUE...")
+		return errors.New("set what? NAME=VALUE, one or more")
 	}
 	return j.setAll(ctx, j.args...)
 }
