@@ -186,6 +186,11 @@ func (r *Recorder) unit(q *mgmt.Request) error {
 	d.Update(strings.TrimPrefix(q.Params, "targetOps "))
 	u.Made.Path, u.Made.Updates = d.Path, d.Params
 	u.Path = d.Path
+	for _, p := range d.Params {
+		if medium, ok := strings.CutPrefix(p, "path="); ok {
+			u.Path = medium
+		}
+	}
 	return nil
 }
 

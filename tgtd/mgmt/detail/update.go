@@ -22,7 +22,11 @@ func (u *Unit) Update(list string) {
 		switch {
 		case !ok || name == "dump":
 		case name == "path":
-			u.Path = value
+			if u.Path == "" {
+				u.append(param) // a unit made without a medium is removable; one made with it is not
+			} else {
+				u.Path = value
+			}
 			u.Params = slices.DeleteFunc(u.Params, func(old string) bool { return strings.HasPrefix(old, "online=") })
 		default:
 			u.append(param)

@@ -18,6 +18,13 @@ func TestUpdate(t *testing.T) {
 	if u.Path != "/new" || !slices.Equal(u.Params, want) || u.Unsure {
 		t.Errorf("%+v, want %q", u, want)
 	}
+	empty := Unit{}
+	for _, list := range []string{"path=/a", "online=0", "path=/b"} {
+		empty.Update(list)
+	}
+	if empty.Path != "" || !slices.Equal(empty.Params, []string{"path=/b"}) {
+		t.Errorf("a unit made without a medium: %+v", empty)
+	}
 	for i := range maxParams {
 		u.Update(fmt.Sprintf("mode_page=%d:7:0", i))
 	}
