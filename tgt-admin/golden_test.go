@@ -37,3 +37,17 @@ func TestGolden(t *testing.T) {
 		"312-admin-globals-again:157": once,
 	})
 }
+
+// TestGoldenTheirs: the same sessions with tgt's own tgt-admin and tgtadm on this project's daemon.
+func TestGoldenTheirs(t *testing.T) {
+	const cd = transcript.Until + "the daemon has the device type cd"
+	transcript.GoldenTheirs(t, []string{"tgtadm", "tgt-admin"}, map[string]string{
+		"220-conf-none-store:60": "shows what the tgt-admin of 1.0.97 did before, which is not installed",
+		"309-admin-dump:21":      cd,
+		"309-admin-dump:23":      cd,
+		"309-admin-dump:35":      cd,
+		"309-admin-dump:53":      cd,
+		"309-admin-dump:68":      cd,
+		"309-admin-dump:83":      cd,
+	})
+}

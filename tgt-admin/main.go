@@ -10,5 +10,9 @@ import (
 )
 
 func main() {
-	os.Exit(admin.Run(context.Background(), os.Args, admin.System()))
+	ctx, env := context.Background(), admin.System()
+	if len(os.Args) > 1 && os.Args[1] == "shell" {
+		os.Exit(admin.Shell(ctx, os.Args[2:], os.Stdin, env))
+	}
+	os.Exit(admin.Run(ctx, os.Args, env))
 }

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/paxos-iscsi/paxos-iscsi/tgt-admin/conf"
 	"github.com/paxos-iscsi/paxos-iscsi/tgtadm/command"
@@ -29,6 +30,7 @@ const defaultConf = "/etc/tgt/targets.conf"
 const (
 	statusError   = 1   // something in the configuration or on the command line
 	statusNoFile  = 2   // the configuration is not there
+	statusDiffers = 3   // --diff: something would change
 	statusRefused = 255 // it does not parse; not root
 )
 
@@ -42,6 +44,7 @@ type Env struct {
 	Users func(path string) (bool, error)    // whether a process has the file open
 	Files conf.Files                         // where configurations come from
 	Tool  func(argv ...string) (string, int) // runs a program of sg3-utils: output and exit status
+	Now   func() time.Time                   // the date of what is saved
 }
 
 // System is the environment of this process.
@@ -49,6 +52,7 @@ func System() Env {
 	env := Env{Env: command.System(), Tgtadm: command.Run, UID: os.Geteuid, Files: conf.System{}}
 	env.Users = func(path string) (bool, error) { return hasUsers("/proc", path) }
 	env.Tool = runTool
+	env.Now = time.Now
 	return env
 }
 
@@ -69,6 +73,7 @@ type admin struct {
 	tid          int          // of the target made last
 	reserved     map[int]bool // the numbers that targets of the file ask for
 	globalsDone  bool
+	imagined     bool   // nothing is asked of the world: devices count as there, and as not in use
 	driver       string // of targets that name none
 }
 
@@ -111,6 +116,13 @@ func (a *admin) run() error {
 	if a.show {
 		return a.do(a.line().add("--op", "show", "--mode", "target"))
 	}
+	if a.importLIO != nil {
+		return a.doImport(*a.importLIO)
+	}
+	if a.diff && !a.execute && a.update == nil {
+		a.print("--diff goes with --update or --execute.")
+		return exit(statusError)
+	}
 	if a.execute || a.update != nil && a.delete == nil {
 		if _, err := a.env.Files.Kind(a.file); err != nil {
 			fmt.Fprintf(a.env.Stderr, "Config file %s not found. Exiting...\n", a.file)
@@ -121,6 +133,12 @@ func (a *admin) run() error {
 	if _, own := a.env.LookupEnv(mgmt.BaseEnv); a.env.UID() != 0 && !own {
 		fmt.Fprintln(a.env.Stderr, "You must be root to run this program.")
 		return exit(statusRefused)
+	}
+	switch {
+	case a.diff:
+		return a.doDiff()
+	case a.save:
+		return a.doSave()
 	}
 	a.state = newState()
 	a.askTargets()

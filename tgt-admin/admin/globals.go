@@ -3,6 +3,8 @@ package admin
 import (
 	"bytes"
 	"fmt"
+	"net"
+	"slices"
 	"strings"
 
 	"github.com/paxos-iscsi/paxos-iscsi/tgt-admin/conf"
@@ -33,6 +35,9 @@ func (a *admin) globals() error {
 	for _, v := range a.conf.Values["ignore-errors"] {
 		a.ignoreErrors = a.ignoreErrors || v.Text == "yes"
 	}
+	if err := a.extraAccounts(); err != nil {
+		return err
+	}
 	if err := a.discoveryUsers(); err != nil {
 		return err
 	}
@@ -40,6 +45,9 @@ func (a *admin) globals() error {
 		return err
 	}
 	if err := a.isnsSwitch(); err != nil {
+		return err
+	}
+	if err := a.portals(); err != nil {
 		return err
 	}
 	if len(drivers) == 1 && drivers[0].Text != "" {
@@ -133,8 +141,7 @@ func (a *admin) warnFirst(key string) {
 func (a *admin) discoveryUser(key string, v conf.Value, outgoing bool) error {
 	user, secret, ok := userSecret(v.Text)
 	if !ok {
-		return a.fail("\nOption %s has a missing value!\nCheck your config file for errors (%s line %d)",
-			key, v.Pos.File, v.Pos.Line)
+		return a.failAt(key, v)
 	}
 	if err := a.newAccount(a.line(), user, secret); err != nil {
 		return err
@@ -187,4 +194,64 @@ func (a *admin) newAccount(l *line, user, secret string) error {
 	}
 	a.state.accounts[user] = true
 	return a.do(l.add("--mode", "account", "--op", "new", "--user="+user, "--password="+secret))
+}
+
+// extraAccounts makes the accounts of the directive account, which tgt does not have: accounts that
+// nothing in the file binds.
+func (a *admin) extraAccounts() error {
+	for _, v := range a.conf.Values["account"] {
+		user, secret, ok := userSecret(v.Text)
+		if !ok {
+			return a.failAt("account", v)
+		}
+		if err := a.newAccount(a.line(), user, secret); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// portals makes the daemon's portals those of the directive portal, which tgt does not have; without it
+// they are left alone. What goes goes first: a portal of all addresses is in the way of any other.
+func (a *admin) portals() error {
+	var want []string
+	for _, v := range a.conf.Values["portal"] {
+		if v.Text == "" {
+			return a.failAt("portal", v)
+		}
+		want = append(want, withPort(v.Text))
+	}
+	if len(want) == 0 {
+		return nil
+	}
+	have := a.askPortals()
+	for _, p := range have {
+		if !slices.Contains(want, p) {
+			if err := a.do(a.line().add("--op", "delete", "--mode", "portal", "--param", "portal="+p)); err != nil {
+				return err
+			}
+		}
+	}
+	for _, p := range want {
+		if !slices.Contains(have, p) {
+			if err := a.do(a.line().add("--op", "new", "--mode", "portal", "--param", "portal="+p)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// failAt ends the run for a directive without a usable value.
+func (a *admin) failAt(key string, v conf.Value) error {
+	return a.fail("\nOption %s has a missing value!\nCheck your config file for errors (%s line %d)",
+		key, v.Pos.File, v.Pos.Line)
+}
+
+// withPort puts the default port behind an address that has none.
+func withPort(portal string) string {
+	if _, _, err := net.SplitHostPort(portal); err != nil {
+		return portal + ":3260" // RFC 7143 4.1
+	}
+	return portal
 }

@@ -25,6 +25,11 @@ type options struct {
 	verbose      bool
 	ignoreErrors bool
 	nothing      bool // there were no arguments at all
+
+	// What tgt's tgt-admin does not have.
+	diff, save, strict bool
+	importLIO          *string
+	saveFile           string // the word behind --save
 }
 
 // newApp defines the command line.
@@ -58,15 +63,32 @@ func newApp(env Env, help *bool) *cli.App {
 			on("write the daemon's targets as a configuration, without parameters", "dump"),
 			on("show the tgtadm commands and run them", "verbose", "v"),
 			helpFlag,
+			on("with --update or -e: show what would change, in words, and change nothing", "diff"),
+			on("write the daemon's configuration to the file, the old one kept as a dated backup", "save"),
+			value("write the targets.conf that is equal to a saveconfig.json of LIO", "import-lio"),
+			on("with --import-lio: fail where something has no equivalent", "strict"),
 		},
 	}
+}
+
+// optionTable is what reading the command line needs to know of the flags. The names that tgt does not
+// have must be given in full, lest abbreviations of the others come to be ambiguous.
+func optionTable(flags []cli.Flag) []getopt.Option {
+	table := getopt.Options(flags)
+	for i := range table {
+		switch table[i].Name {
+		case "diff", "save", "import-lio", "strict":
+			table[i].Exact = true
+		}
+	}
+	return table
 }
 
 // parseOptions reads the command line. What is wrong with it is said, and the rest used, as ever.
 func parseOptions(argv []string, env Env) (options, error) {
 	o := options{file: defaultConf, port: "0", nothing: len(argv) == 1}
 	app := newApp(env, &o.help)
-	flags, _, complaints := getopt.Perl(getopt.Options(app.Flags), argv[1:])
+	flags, words, complaints := getopt.Perl(optionTable(app.Flags), argv[1:])
 	for _, c := range complaints {
 		fmt.Fprintln(env.Stderr, c)
 	}
@@ -82,6 +104,10 @@ func parseOptions(argv []string, env Env) (options, error) {
 		o.delete, o.update, o.offline, o.ready = given("delete"), given("update"), given("offline"), given("ready")
 		o.force, o.pretend, o.verbose = c.Bool("force"), c.Bool("pretend"), c.Bool("verbose")
 		o.ignoreErrors = c.Bool("ignore-errors")
+		o.diff, o.save, o.strict, o.importLIO = c.Bool("diff"), c.Bool("save"), c.Bool("strict"), given("import-lio")
+		if o.save && len(words) > 0 {
+			o.saveFile = words[0]
+		}
 		if f := given("conf"); f != nil {
 			o.file, o.fileGiven = *f, true
 		}
@@ -112,7 +138,7 @@ func (a *admin) usage() (done bool, err error) {
 	case a.help || a.nothing:
 		_, err := io.WriteString(a.env.Stdout, help)
 		return true, err
-	case a.show || a.execute:
+	case a.show || a.execute || a.save || a.importLIO != nil:
 		return false, nil
 	}
 	if a.dump && a.delete == nil && a.update == nil {
@@ -174,6 +200,15 @@ Makes tgtd's targets those of a configuration file.
   -p, --pretend			show the tgtadm commands, run none
   -v, --verbose			show the tgtadm commands, run them
       --ignore-errors		go on after a command that fails
+      --diff			with --update or -e: show in words what would
+				change, and change nothing; status 3 if something would
+      --save [file]		write the running configuration to the file, default
+				/etc/tgt/targets.conf; the old file is kept beside it
+				in backup/, the last ten
+      --import-lio <file>	write the targets.conf that is equal to a
+				saveconfig.json of LIO (targetcli); with -c to that
+				file; --strict: fail where something has no equivalent
+  shell [-c <commands>]		a shell over targets, units, accounts, access
   -h, --help			show this help
 
 `

@@ -99,6 +99,19 @@ func (a *admin) askSystem() {
 	a.state.isns, a.state.discovery = parseSystem(text)
 }
 
+// askPortals asks the daemon for its portals, as ADDRESS:PORT.
+func (a *admin) askPortals() []string {
+	text, _ := a.ask("--op", "show", "--mode", "portal")
+	var portals []string
+	for line := range strings.Lines(text) {
+		if rest, ok := strings.CutPrefix(line, "Portal: "); ok {
+			portal, _, _ := strings.Cut(rest, ",")
+			portals = append(portals, portal)
+		}
+	}
+	return portals
+}
+
 // parseSystem reads the answer to show system: iSNS=On, and below Account information, an empty line
 // after it, the accounts bound to discovery.
 func parseSystem(text string) (isns bool, discovery []account) {

@@ -152,7 +152,14 @@ func (m *maker) directive(key string) error {
 		}
 		return m.missing(key)
 	case key == "initiator-address":
-		return m.each(key, func(text string) error { return m.do(m.bind("-I", text)) })
+		return m.each(key, func(text string) error {
+			if text == nobody {
+				return nil
+			}
+			return m.do(m.bind("-I", text))
+		})
+	case key == "target-parameter":
+		return m.each(key, m.freeParameter)
 	case key == "initiator-name":
 		return m.each(key, func(text string) error { return m.do(m.bind("-Q", text)) })
 	}
@@ -174,6 +181,21 @@ func (m *maker) each(key string, do func(string) error) error {
 		}
 	}
 	return nil
+}
+
+// nobody stands for no address at all: with it a target is open to the initiators of its
+// initiator-name lines alone, where without an address it would be open to all. To tgt it is a rule
+// that matches no address, which comes to the same.
+const nobody = "NONE"
+
+// freeParameter sets a parameter of the target that has no directive of its own in tgt: NAME VALUE.
+func (m *maker) freeParameter(text string) error {
+	name, value, ok := strings.Cut(text, " ")
+	if !ok || name == "" || value == "" {
+		return m.missing("target-parameter")
+	}
+	return m.do(m.lineFor(m.driver).
+		add("--mode", "target", "--op", "update", "--tid", m.tid, "--name", name, "--value", value))
 }
 
 // parameter sets one parameter of the target.

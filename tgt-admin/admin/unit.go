@@ -99,7 +99,7 @@ func (u *unit) value(key string) string {
 
 // make makes the unit and sets its parameters. One whose device is in use or missing is left out.
 func (u *unit) make() error {
-	if !isNoFile(u.value("bs-type")) && !strings.HasPrefix(u.path, noMedium) {
+	if !u.imagined && !isNoFile(u.value("bs-type")) && !strings.HasPrefix(u.path, noMedium) {
 		if !u.mayUse() || !u.exists() {
 			return nil
 		}

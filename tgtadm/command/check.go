@@ -26,6 +26,9 @@ func (o *options) check() error {
 	case !o.hasMode:
 		return refuse("specify the mode")
 	}
+	if o.tree {
+		return o.checkTree()
+	}
 	switch o.mode {
 	case mgmt.ModeSystem:
 		return o.checkSystem()
@@ -49,6 +52,18 @@ func (o *options) check() error {
 		})
 	case mgmt.ModeDriver:
 		return o.checkDriver()
+	}
+	return nil
+}
+
+func (o *options) checkTree() error {
+	if o.op != mgmt.OpShow {
+		return refuse("operation %s not supported in %s mode", o.op, modeTree)
+	}
+	for _, letter := range o.given {
+		if strings.IndexByte(alwaysAllowed, letter) < 0 {
+			return refuse("option '-%c' not supported in %s mode", letter, modeTree)
+		}
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/paxos-iscsi/paxos-iscsi/tgtadm/getopt"
+	"github.com/paxos-iscsi/paxos-iscsi/tgtadm/running"
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/mgmt"
 )
 
@@ -36,6 +37,8 @@ type Env struct {
 	Stdout, Stderr io.Writer
 	LookupEnv      func(string) (string, bool) // TGT_IPC_SOCKET, POSIXLY_CORRECT
 	Sysfs          string                      // where sysfs is mounted, for --bus
+	// Call exchanges a request with the daemon at a socket; nil means mgmt.Call.
+	Call func(ctx context.Context, socketPath string, r mgmt.Request) (mgmt.Response, error)
 }
 
 // System is the environment of this process.
@@ -125,8 +128,17 @@ func (o *options) run(ctx context.Context, app *cli.App, env Env) error {
 		fmt.Fprintf(env.Stderr, "%s: management path too long: %s\n", Name, path)
 		return errNoDaemon
 	}
+	call := env.Call
+	if call == nil {
+		call = mgmt.Call
+	}
+	if o.tree {
+		return showTree(ctx, env.Stdout, func(ctx context.Context, r mgmt.Request) (mgmt.Response, error) {
+			return call(ctx, path, r)
+		})
+	}
 	request := o.request()
-	response, err := mgmt.Call(ctx, path, request)
+	response, err := call(ctx, path, request)
 	if o.debug && wasSent(err) {
 		bytes, _ := request.Append(nil) // it was encoded before, so it can be
 		fmt.Fprintf(env.Stderr, "ipc_mgmt_req 348: sent to tgtd %d\n", len(bytes))
@@ -144,4 +156,13 @@ func (o *options) run(ctx context.Context, app *cli.App, env Env) error {
 	}
 	_, err = io.WriteString(env.Stdout, response.Text)
 	return err
+}
+
+// showTree asks the daemon for all it has and draws it.
+func showTree(ctx context.Context, w io.Writer, call running.Call) error {
+	c, err := running.Read(ctx, call)
+	if err != nil {
+		return err
+	}
+	return c.Tree().Print(w)
 }

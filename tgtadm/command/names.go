@@ -21,6 +21,10 @@ func opOf(word string) (mgmt.Op, bool) {
 	return 0, false
 }
 
+// modeTree is the word of the one mode that is none of the protocol's: show puts it together from the
+// answers of the others.
+const modeTree = "tree"
+
 // shortName returns the short name of a mode, or nothing where it has none.
 func shortName(mode mgmt.Mode) string {
 	switch mode {

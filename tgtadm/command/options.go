@@ -18,6 +18,7 @@ type options struct {
 	op             mgmt.Op
 	mode           mgmt.Mode
 	hasOp, hasMode bool
+	tree           bool // the mode that tgt does not have
 
 	tid           int32 // mgmt.NoTID: not given
 	sid, lun      uint64
@@ -127,7 +128,7 @@ func newApp(o *options, env Env) *cli.App {
 			alone('V', "version", &o.version, "display the version and exit"),
 			text('L', "lld", "`DRIVER` of the target (iscsi)"),
 			option('o', "op", o.setOp, "`OPERATION`: "+strings.Join(opWords(), " ")),
-			option('m', "mode", o.setMode, "`MODE`: system target logicalunit portal session connection account lld"),
+			option('m', "mode", o.setMode, "`MODE`: system target logicalunit portal session connection account lld tree"),
 			option('t', "tid", o.setTID, "`NUMBER` of the target"),
 			number('s', "sid", &o.sid, mgmt.NoLUN-1, "`NUMBER` of the session"),
 			number('c', "cid", &o.cid, maxUint32, "`NUMBER` of the connection"),
@@ -180,6 +181,10 @@ func (o *options) setOp(word string) error {
 }
 
 func (o *options) setMode(word string) error {
+	if o.tree = word == modeTree; o.tree {
+		o.hasMode = true
+		return nil
+	}
 	mode, ok := modeOf(word)
 	if !ok {
 		return unknownWord("mode", word, modeWords())
@@ -284,4 +289,6 @@ Requests, each with --lld DRIVER where a target is meant:
   --mode lld         --op show|start|stop
   --mode system      --op show|stat|delete
                      --op update --name PARAMETER --value VALUE
+  --mode tree        --op show
+                       the whole configuration: stores, targets, units, access, accounts, portals
 `

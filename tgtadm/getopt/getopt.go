@@ -35,6 +35,7 @@ type Option struct {
 	LongArg  bool     // the long form takes a value
 	ShortArg bool     // the letter takes a value; without LongArg it is eaten and of no use
 	Stop     bool     // nothing behind this option is looked at: --help, --version
+	Exact    bool     // the long name must be given in full; Perl alone looks at it
 }
 
 // Options derives the table from the flags that define a command line. A flag's first name is its

@@ -65,7 +65,7 @@ func abbreviation(table []Option, name string) (Option, string) {
 			if n == name {
 				return o, ""
 			}
-			if strings.HasPrefix(n, name) {
+			if strings.HasPrefix(n, name) && !o.Exact {
 				hit, names = true, append(names, n)
 			}
 		}

@@ -94,7 +94,8 @@ type target struct {
 	byAddr   []addressRule
 	byName   []string
 	opening  map[uint64]struct{} // unit numbers whose store is being opened
-	deleting bool                // logins are refused
+	records  map[uint64]*unitRecord
+	deleting bool // logins are refused
 	deleted  bool
 }
 

@@ -171,7 +171,9 @@ func (m *Model) NewUnit(tid int, lun uint64, spec UnitSpec) error {
 	if err != nil {
 		return fmt.Errorf("target %d: %w", tid, err)
 	}
+	r := m.recordUnit(t, lun, spec) // before it can be deleted
 	if err := t.device.AddUnit(lun, u); err != nil {
+		m.eraseUnit(tid, lun, r)
 		return errors.Join(fmt.Errorf("target %d: %w", tid, unitError(err)), u.Close())
 	}
 	m.mu.RLock()
@@ -254,10 +256,12 @@ func (m *Model) DeleteUnit(tid int, lun uint64) error {
 	if err != nil {
 		return fmt.Errorf("target %d is not there: logical unit %d: %w", tid, lun, mgmt.ErrNoUnit)
 	}
+	r := m.unitRecord(tid, lun)
 	u, err := device.RemoveUnit(lun)
 	if err != nil {
 		return fmt.Errorf("target %d: %w", tid, unitError(err))
 	}
+	m.eraseUnit(tid, lun, r)
 	if err := u.Close(); err != nil {
 		// The unit is gone all the same.
 		m.log.Error("closing a backing store failed", "tid", tid, "lun", lun, "err", err)
@@ -286,7 +290,9 @@ func (m *Model) UpdateUnit(tid int, lun uint64, params string) error {
 	if err != nil {
 		return err
 	}
-	if err := u.Update(params); err != nil {
+	err = u.Update(params)
+	m.recordUpdate(tid, lun, params, err != nil)
+	if err != nil {
 		if u.Show().Type == scsi.Changer && errors.Is(err, scsi.ErrUnknownParam) {
 			return fmt.Errorf("target %d: logical unit %d: %w", tid, lun, mgmt.ErrUnknownParam.With(err))
 		}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/mgmt"
+	"github.com/paxos-iscsi/paxos-iscsi/tgtd/mgmt/detail"
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/target"
 )
 
@@ -20,6 +21,7 @@ type Model interface {
 	ShowDrivers() string
 
 	ShowSystem() string
+	Configuration() detail.Configuration
 	StatSystem() string
 	SetDebug(value string) error
 	SetSystem([]target.Setting) error
@@ -70,7 +72,7 @@ type row struct {
 var operations = [mgmt.ModeCount]row{
 	mgmt.ModeSystem: {other: mgmt.ErrInvalid, ops: [mgmt.OpCount]operation{
 		mgmt.OpDelete: done(func(m Model, _ *mgmt.Request) error { return m.Stop() }),
-		mgmt.OpShow:   text(Model.ShowSystem),
+		mgmt.OpShow:   showSystem,
 		mgmt.OpUpdate: done(updateSystem),
 		mgmt.OpStat:   text(Model.StatSystem),
 	}},
@@ -207,6 +209,14 @@ func stopDriver(m Model, r *mgmt.Request) error {
 }
 
 func outgoing(r *mgmt.Request) bool { return r.Direction != mgmt.Incoming }
+
+// showSystem answers as tgt does or, where that is asked for, tells all there is.
+func showSystem(m Model, r *mgmt.Request) (string, error) {
+	if r.Params == detail.Ask {
+		return detail.Encode(m.Configuration())
+	}
+	return m.ShowSystem(), nil
+}
 
 func showTarget(m Model, r *mgmt.Request) (string, error) {
 	if r.TID < 0 {
