@@ -34,6 +34,9 @@ import (
 //	view, log, tail id=              what servers think
 //	compact id=                      make a checkpoint and give up the log before it
 //	restart id=                      the server dies and comes back
+//	wipe id=                         it comes back without its disk, as its next incarnation
+//	change id= [remove= learn= vote=] propose a change of members: numbers of the agreement
+//	members id=
 type scenario struct {
 	nodes []*member
 	now   time.Duration
@@ -43,6 +46,7 @@ type scenario struct {
 
 type member struct {
 	id      cell.ID
+	self    uint64 // its number
 	mem     *disk.Mem
 	log     *log.Log
 	node    *Node
@@ -164,6 +168,13 @@ func (s *scenario) run(t *testing.T, d *datadriven.TestData) {
 		s.printf("first %d", m.log.First())
 	case "restart":
 		s.restart(t, s.nodes[id])
+	case "wipe":
+		s.wipe(t, s.nodes[id])
+	case "change":
+		s.change(t, d, s.nodes[id])
+	case "members":
+		now := s.nodes[id].node.Members()
+		s.printf("%s", now.String())
 	default:
 		t.Fatalf("%s: unknown command %q", d.Pos, d.Cmd)
 	}
@@ -176,7 +187,7 @@ func (s *scenario) boot(t *testing.T, n int) {
 	}
 	s.now = time.Second
 	for i := range n {
-		m := &member{id: cell.ID(i), mem: disk.NewMem(), members: members}
+		m := &member{id: cell.ID(i), self: cell.ID(i).Raft(), mem: disk.NewMem(), members: members}
 		s.nodes = append(s.nodes, m)
 		s.open(t, m)
 	}
@@ -187,7 +198,7 @@ func (s *scenario) open(t *testing.T, m *member) {
 	var err error
 	m.log, err = log.Open(m.mem, "log", log.Options{SegmentBytes: 16 << 10})
 	check(t, err)
-	m.node, err = NewNode(Config{ID: m.id, Members: m.members, Applied: m.applied, Log: m.log, Timing: testTiming,
+	m.node, err = NewNode(Config{ID: m.id, Self: m.self, Members: m.members, Applied: m.applied, Log: m.log, Timing: testTiming,
 		Logger: slog.New(slog.DiscardHandler), Snapshot: m.snapshot}, s.now)
 	check(t, err)
 }
@@ -207,6 +218,37 @@ func (s *scenario) restart(t *testing.T, m *member) {
 	}
 	m.pending, m.off, m.out = nil, false, Output{}
 	s.open(t, m)
+}
+
+// wipe boots the server's next incarnation from an empty disk: it knows who the members were at first.
+func (s *scenario) wipe(t *testing.T, m *member) {
+	check(t, m.log.Close())
+	*m = member{id: m.id, self: m.id.Member(cell.Incarnation(m.self) + 1), mem: disk.NewMem(), members: m.members}
+	s.open(t, m)
+	s.printf("%d is member %d now", m.id, m.self)
+}
+
+func (s *scenario) change(t *testing.T, d *datadriven.TestData, m *member) {
+	var cc raftpb.ConfChangeV2
+	for _, arg := range d.CmdArgs {
+		kind, ok := map[string]raftpb.ConfChangeType{"remove": raftpb.ConfChangeRemoveNode,
+			"learn": raftpb.ConfChangeAddLearnerNode, "vote": raftpb.ConfChangeAddNode}[arg.Key]
+		if !ok {
+			continue
+		}
+		var number uint64
+		d.ScanArgs(t, arg.Key, &number)
+		cc.Changes = append(cc.Changes, raftpb.ConfChangeSingle{Type: kind, NodeID: number})
+	}
+	data, err := cc.Marshal()
+	check(t, err)
+	index, term, err := m.node.Propose([]raftpb.Entry{{Type: raftpb.EntryConfChangeV2, Data: data}}, &m.out)
+	if err != nil {
+		s.printf("%v", err)
+	} else {
+		s.printf("at %d in term %d", index, term)
+	}
+	s.handle(t, m)
 }
 
 func (s *scenario) elect(t *testing.T, m *member) {
@@ -233,6 +275,13 @@ func (s *scenario) handle(t *testing.T, m *member) {
 		m.pending = append(m.pending, out.Appends...)
 		for i := range out.Commits {
 			last := out.Commits[i].Entries[len(out.Commits[i].Entries)-1]
+			for _, e := range out.Commits[i].Entries {
+				if e.Type == raftpb.EntryConfChangeV2 {
+					var cc raftpb.ConfChangeV2
+					check(t, cc.Unmarshal(e.Data))
+					m.node.ApplyMembers(cc)
+				}
+			}
 			check(t, m.node.Applied(&out.Commits[i]))
 			m.applied, m.term = last.Index, last.Term
 		}
@@ -305,8 +354,11 @@ func (s *scenario) move(t *testing.T, d *datadriven.TestData) {
 		if d.Cmd == "drop" || s.nodes[sender].cut || s.nodes[o.To].cut {
 			continue
 		}
-		s.print(&o)
 		m := s.nodes[o.To]
+		if o.Message.To != m.self {
+			continue // what is for a former member is dropped before agreement sees it
+		}
+		s.print(&o)
 		check(t, m.node.Step(s.now, o.Message, o.Stamp, o.Echo))
 		s.handle(t, m)
 	}
