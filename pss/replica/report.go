@@ -38,7 +38,8 @@ func (r *Replica) report() Report {
 	active, frozen := r.store.OverlayBytes()
 	rep := Report{ID: r.opts.ID, Version: release.Version, UptimeSecs: time.Since(r.start).Seconds(),
 		Term: v.Term, IsMaster: v.Self, Commit: pos.Commit, Applied: pos.Applied, Last: pos.Last,
-		OverlaySize: active + frozen, Space: r.room, Scrub: r.scrub.report(), CatchUp: r.fetch.Load().report(), Fetched: r.fetchedBytes.Load(), Repairs: r.repairs.stats(), Members: r.core.Node().Progress(nil)}
+		OverlaySize: active + frozen, Space: r.room, Fetched: r.fetchedBytes.Load(), CatchUp: r.fetch.Load().report(),
+		Scrub: r.scrub.report(), Repairs: r.repairs.stats(), Members: r.core.Node().Progress(nil)}
 	if v.Known {
 		rep.Master = &v.Master
 	}
