@@ -126,7 +126,8 @@ type checker struct {
 
 func (c *checker) withLog(l *log.Log) error {
 	if d := l.Healed(); d != nil {
-		c.res.add(Finding{File: d.File, Offset: d.Offset, What: d.Error() + ", and superseded by the checkpoint", Harmless: true})
+		c.res.add(Finding{File: d.File, Offset: d.Offset, Harmless: true,
+			What: d.Error() + ", and superseded by the checkpoint"})
 	}
 	if err := c.entries(l); err != nil {
 		return err
@@ -138,7 +139,8 @@ func (c *checker) withLog(l *log.Log) error {
 	c.res.Checkpoint = at.Index
 	c.res.First, c.res.Last = l.First(), l.Last()
 	if l.First() > at.Index+1 {
-		c.res.add(Finding{File: "log", What: fmt.Sprintf("it begins at entry %d, and the checkpoint ends at %d", l.First(), at.Index)})
+		c.res.add(Finding{File: "log",
+			What: fmt.Sprintf("it begins at entry %d, and the checkpoint ends at %d", l.First(), at.Index)})
 	}
 	if err := replica.CheckMeta(at); err != nil {
 		c.res.add(Finding{File: "checkpoint", What: err.Error()})
@@ -195,7 +197,8 @@ func (c *checker) data(st *store.Store) error {
 			c.res.Bytes += uint64(bytes)
 			c.o.Progress(Progress{"data", c.res.Bytes})
 			if n := bad.Len(); n > 0 {
-				c.res.add(Finding{File: first.File, Offset: first.Offset, What: fmt.Sprintf("%d damaged blocks: %v", n, first)})
+				c.res.add(Finding{File: first.File, Offset: first.Offset,
+					What: fmt.Sprintf("%d damaged blocks: %v", n, first)})
 				continue
 			}
 			if err := c.indexes(st, o.Number, chunk, &img); err != nil {

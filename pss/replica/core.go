@@ -579,6 +579,9 @@ func (c *Core) checkpoint(out *Output) error {
 	if c.flushing || c.behind != nil || c.applied == c.checkpoints[len(c.checkpoints)-1] && !mending {
 		return nil
 	}
+	if c.hurt.entry != 0 {
+		return nil // the store has begun an entry that waits for a repair: there is no state to freeze
+	}
 	active, _ := c.store.OverlayBytes()
 	if c.now < c.held && active < c.cfg.OverlayBytes && !mending {
 		return nil // another server is catching up from the checkpoint there is

@@ -56,7 +56,8 @@ type Repair struct {
 
 // damagedAt is where damage is.
 func damagedAt(d *store.DamageError) Repair {
-	return Repair{ChunkRef{Object: d.Object, Chunk: uint32(d.Block / store.BlocksPerChunk)}, int(d.Block % store.BlocksPerChunk)}
+	ref := ChunkRef{Object: d.Object, Chunk: uint32(d.Block / store.BlocksPerChunk)}
+	return Repair{ref, int(d.Block % store.BlocksPerChunk)}
 }
 
 // needsHealing makes an error about damage to the log or the store a HealError.

@@ -151,3 +151,29 @@ func TestNoCopyLeft(t *testing.T) {
 	check(t, err)
 	v.verify()
 }
+
+// TestNoCheckpointInsideAnEntry: the store has begun an entry that meets damage. A checkpoint that is due, for blocks
+// that were repaired, waits until the entry is applied.
+func TestNoCheckpointInsideAnEntry(t *testing.T) {
+	r := newCoreRig(t)
+	r.file()
+	damage := &store.DamageError{Object: r.object, Err: errors.New("no bytes")}
+	if !r.core.noteDamage(r.core.applied+1, damage, &r.out) || r.out.Repair == nil {
+		t.Fatal("no repair is asked for")
+	}
+	r.core.Mended()
+	r.now += 2 * mendPause
+	r.core.Tick(r.now)
+	r.pump()
+	if r.flush != nil {
+		t.Fatal("a checkpoint began inside of an entry")
+	}
+	check(t, r.core.Repaired(r.core.hurt.at, nil))
+	r.write()
+	r.pump()
+	if r.flush == nil {
+		t.Fatal("no checkpoint begins after the repair")
+	}
+	check(t, r.flush.Run())
+	check(t, r.core.FlushDone(nil))
+}
