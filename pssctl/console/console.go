@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -54,7 +55,7 @@ func Flags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "conf", Usage: "`FILE` that lists the servers; by default what $" +
 			cell.EnvFile + " names, or " + cell.DefaultFile},
-		&cli.DurationFlag{Name: "timeout", Value: DefaultTimeout, Usage: "how long to wait for an answer, `TIME` as in 10s"},
+		&cli.GenericFlag{Name: "timeout", Value: new(wait), Usage: "`SECONDS` to wait for the cell, 10 by default; also 500ms"},
 	}
 }
 
@@ -66,7 +67,35 @@ func Conf(c *cli.Context) (*cell.Config, error) { return cell.Load(cell.File(c.S
 
 // Bound is the command's context with its --timeout.
 func Bound(c *cli.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(c.Context, c.Duration("timeout"))
+	d := DefaultTimeout
+	if w, ok := c.Generic("timeout").(*wait); ok && *w > 0 {
+		d = time.Duration(*w)
+	}
+	return context.WithTimeout(c.Context, d)
+}
+
+// wait is the value of --timeout: a number of seconds, or a duration with its unit. 0: not given.
+type wait time.Duration
+
+// Set implements flag.Value.
+func (w *wait) Set(text string) error {
+	d, err := time.ParseDuration(text)
+	if n, e := strconv.ParseUint(text, 10, 31); e == nil {
+		d, err = time.Duration(n)*time.Second, nil
+	}
+	if err != nil || d <= 0 {
+		return fmt.Errorf("--timeout %q is no time to wait, in seconds", text)
+	}
+	*w = wait(d)
+	return nil
+}
+
+// String implements flag.Value.
+func (w *wait) String() string {
+	if w == nil || *w == 0 {
+		return ""
+	}
+	return time.Duration(*w).String()
 }
 
 // ID parses a server id and finds its record.
@@ -113,7 +142,11 @@ func Run(ctx context.Context, app *cli.App, args []string) int {
 	case errors.As(err, &own):
 		return own.Code
 	case errors.As(err, new(UsageError)):
-		fmt.Fprintf(app.ErrWriter, "Try %s --help.\n", app.Name)
+		if app.UsageText != "" {
+			fmt.Fprintf(app.ErrWriter, "usage: %s\n", app.UsageText)
+		} else {
+			fmt.Fprintf(app.ErrWriter, "Try %s --help.\n", app.Name)
+		}
 		return ExitUsage
 	case Unreachable(err):
 		return ExitUnreachable
@@ -147,7 +180,7 @@ func OptionsFirst(app *cli.App, args []string) []string {
 		// Options before a sub-command are the app's own, which stay where they are.
 		n := 0
 		for n < len(rest) && isOption(rest[n]) {
-			n += optionLength(flags, rest[n:])
+			n += optionLength(flags, rest[n:]) // beyond the end if the value is missing
 		}
 		if n >= len(rest) {
 			return args
@@ -170,6 +203,9 @@ func OptionsFirst(app *cli.App, args []string) []string {
 			continue
 		}
 		n := optionLength(flags, rest)
+		if n > len(rest) {
+			return append(append(head, options...), rest...) // its value is missing: for package flag to complain of
+		}
 		options, rest = append(options, rest[:n]...), rest[n:]
 	}
 	if len(arguments) > 0 {
@@ -183,7 +219,7 @@ func isOption(a string) bool { return len(a) > 1 && a[0] == '-' && a != "--" }
 // optionLength is how many arguments the option in front of args takes up, itself included.
 func optionLength(flags []cli.Flag, args []string) int {
 	name := strings.TrimLeft(args[0], "-")
-	if strings.Contains(name, "=") || len(args) == 1 {
+	if strings.Contains(name, "=") {
 		return 1
 	}
 	for _, f := range flags {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/admin"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
 )
 
 func TestOptionsFirst(t *testing.T) {
@@ -30,7 +31,7 @@ func TestOptionsFirst(t *testing.T) {
 		{plain, "p a --name=x b", "p --name=x -- a b"},
 		{plain, "p -- -y", "p -- -y"},
 		{plain, "p a -- -y", "p -- a -y"},
-		{plain, "p a --name", "p --name -- a"},
+		{plain, "p a --name", "p --name"},
 		{plain, "p -y", "p -y"},
 		{plain, "p -", "p -- -"},
 		{app, "p --conf f group one a -y", "p --conf f group one -y -- a"},
@@ -121,4 +122,17 @@ func TestParseSize(t *testing.T) {
 			t.Errorf("%q is %d", text, n)
 		}
 	}
+}
+
+func FuzzSize(f *testing.F) {
+	f.Add("1T")
+	f.Fuzz(func(t *testing.T, text string) {
+		n, err := ParseSize(text)
+		if err == nil && (n <= 0 || n > op.MaxVolume) {
+			t.Fatalf("%q is %d", text, n)
+		}
+		if again, e := ParseSize(SizeText(n)); err == nil && (e != nil || again != n) {
+			t.Fatalf("%q is %d is %q", text, n, SizeText(n))
+		}
+	})
 }

@@ -10,13 +10,16 @@ import (
 	"github.com/paxos-iscsi/paxos-iscsi/pss"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/psstest"
+	"github.com/paxos-iscsi/paxos-iscsi/pssctl/console"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func call(t *testing.T, answer string, args ...string) (code int, stdout, stderr string) {
 	var out, err bytes.Buffer
-	code = run(t.Context(), append([]string{"deleteISCSIVol"}, args...), strings.NewReader(answer), &out, &err)
+	app := newApp(&out, &err)
+	app.Reader = strings.NewReader(answer)
+	code = console.Run(t.Context(), app, append([]string{"deleteISCSIVol"}, args...))
 	return code, out.String(), err.String()
 }
 

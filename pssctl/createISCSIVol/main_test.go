@@ -10,6 +10,7 @@ import (
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/psstest"
+	"github.com/paxos-iscsi/paxos-iscsi/pssctl/console"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -17,7 +18,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // call runs the command and returns its exit status and what it printed.
 func call(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	var out, err bytes.Buffer
-	code = run(t.Context(), append([]string{"createISCSIVol"}, args...), &out, &err)
+	code = console.Run(t.Context(), newApp(&out, &err), append([]string{"createISCSIVol"}, args...))
 	return code, out.String(), err.String()
 }
 
@@ -110,33 +111,4 @@ func TestUsage(t *testing.T) {
 	if code, stdout, stderr := call(t, "--help"); code != 0 || stderr != "" || !strings.Contains(stdout, "64T") {
 		t.Errorf("--help: %d, %q, %q", code, stdout, stderr)
 	}
-	if code := run(t.Context(), nil, new(bytes.Buffer), new(bytes.Buffer)); code != 2 {
-		t.Errorf("no arguments at all: %d", code)
-	}
-}
-
-func TestSizes(t *testing.T) {
-	for text, want := range map[string]int64{"1K": 1 << 10, "3M": 3 << 20, "1024G": 1 << 40, "64T": 64 << 40, "2000g": 2000 << 30} {
-		if got, err := parseSize(text); err != nil || got != want {
-			t.Errorf("%s: %d, %v", text, got, err)
-		}
-	}
-	for bytes, want := range map[int64]string{1 << 40: "1T", 3 << 20: "3M", 1 << 10: "1K", 1000: "1000 bytes", 0: "0 bytes", 1536 << 30: "1536G"} {
-		if got := sizeText(bytes); got != want {
-			t.Errorf("%d: %s", bytes, got)
-		}
-	}
-}
-
-func FuzzSize(f *testing.F) {
-	f.Add("1T")
-	f.Fuzz(func(t *testing.T, text string) {
-		n, err := parseSize(text)
-		if err == nil && (n <= 0 || n > op.MaxVolume) {
-			t.Fatalf("%q is %d", text, n)
-		}
-		if again, e := parseSize(sizeText(n)); err == nil && (e != nil || again != n) {
-			t.Fatalf("%q is %d is %q", text, n, sizeText(n))
-		}
-	})
 }
