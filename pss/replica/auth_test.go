@@ -91,8 +91,10 @@ func TestClosedCell(t *testing.T) {
 func (h *house) forge(to int) []byte {
 	h.t.Helper()
 	master := h.master()
-	b, err := wire.AppendRaftDatagram(nil, &wire.Datagram{From: uint8(master), To: uint8(to), Stamp: 1}, &raftpb.Message{
-		Type: raftpb.MsgHeartbeat, From: cell.ID(master).Raft(), To: cell.ID(to).Raft(),
+	// Cell and numbers are in every datagram of an open cell, for everybody to read.
+	from, target := h.servers[master].place.identity.Load(), h.servers[to].place.identity.Load()
+	b, err := wire.AppendRaftDatagram(nil, &wire.Datagram{From: uint8(master), To: uint8(to), Stamp: 1, Cell: from.Cell.Tag()}, &raftpb.Message{
+		Type: raftpb.MsgHeartbeat, From: from.Number, To: target.Number,
 		Term: h.servers[to].view().Term, Commit: 1 << 40})
 	check(h.t, err)
 	return b
@@ -115,7 +117,7 @@ func TestForgedHeartbeatOpen(t *testing.T) {
 	h.servers[to] = nil // it ends with an error
 	defer func() { _ = r.Close() }()
 	h.datagram(to, forged)
-	<-r.Done()
+	eventually(t, "the server ends", func() bool { return r.ctx.Err() != nil })
 	if err := r.Err(); !errors.Is(err, agreement.ErrLostLog) {
 		t.Fatal(err)
 	}
