@@ -4,7 +4,7 @@
 package main
 
 import (
-	"crypto/rand"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -21,7 +21,6 @@ import (
 	"github.com/paxos-iscsi/paxos-iscsi/pss/daemon"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/release"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/replica"
-	"github.com/paxos-iscsi/paxos-iscsi/pss/wire"
 )
 
 // Exit statuses.
@@ -127,7 +126,9 @@ func serve(c *cli.Context) error {
 	}
 	logs := newLogs(s.server.ID, s.foreground, s.level)
 	defer logs.close()
-	err = operate(s, logs.logger, news)
+	if err = operate(s, logs.logger, news); errors.Is(err, errStopped) {
+		err = nil
+	}
 	if news != nil && err != nil {
 		logs.logger.Error("server ended", "error", err) // nobody reads this process's standard error
 		news.Fail(err)                                  // if it isn't up yet, the foreground half tells
@@ -152,22 +153,54 @@ func operate(s settings, logger *slog.Logger, news *daemon.News) error {
 		if !again {
 			return err
 		}
-		// The master of a majority said that this disk lacks what it acknowledged: the cell is better off with a new
-		// member, fed with the difference.
-		logger.Warn("the server gives its place in the cell up and joins anew", "because", err)
-		if err := replica.GiveUp(s.root, s.server.ID, wire.CellID{}, rand.Reader); err != nil {
+		if err := heal(s, logger, news, signals, err); err != nil {
 			return err
 		}
-		news = nil // it was up
+		news = nil // who started it knows that it is there
 	}
 }
 
-// live runs the server once. Again says that it ended because its disk lacks what it acknowledged.
+// errStopped ends a server that waits to be healed.
+var errStopped = errors.New("stopped")
+
+// heal has the server's place given up after it ended with because: the cell is better off with a new member, fed
+// with the difference. Until the cell can spare the root the process waits.
+func heal(s settings, logger *slog.Logger, news *daemon.News, signals <-chan os.Signal, because error) error {
+	logger.Error("the server ended, and its state has to come from the others", "because", because)
+	// The others may be started after this one, by somebody who waits for it.
+	if err := news.Ready(); err != nil {
+		logger.Warn("who started the server does not hear of it", "error", err)
+	}
+	if _, err := sd.SdNotify(false, sd.SdNotifyReady); err != nil {
+		logger.Warn("systemd", "error", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- replica.Heal(ctx, s.options(logger), because) }()
+	select {
+	case err := <-done:
+		return err
+	case sig := <-signals:
+		logger.Info("server stops", "signal", sig.String())
+		cancel()
+		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
+			return err
+		}
+		return errStopped
+	}
+}
+
+// options is what the server is opened with.
+func (s *settings) options(logger *slog.Logger) replica.Options {
+	return replica.Options{Cell: s.conf, ID: s.server.ID, Root: s.root, Source: s.source, Timing: s.timing, Logger: logger}
+}
+
+// live runs the server once. Again says that it can come back, as a new member, from what it ended with.
 func live(s settings, logger *slog.Logger, news *daemon.News, signals <-chan os.Signal) (again bool, err error) {
-	r, err := replica.Open(replica.Options{Cell: s.conf, ID: s.server.ID, Root: s.root, Source: s.source,
-		Timing: s.timing, Logger: logger})
+	r, err := replica.Open(s.options(logger))
 	if err != nil {
-		return false, err
+		return replica.Heals(err), err
 	}
 	logger.Info("server runs", "id", s.server.ID, "root", s.root, "version", release.Version)
 	if err := news.Ready(); err != nil {
@@ -183,6 +216,6 @@ func live(s settings, logger *slog.Logger, news *daemon.News, signals <-chan os.
 		return false, r.Shutdown()
 	case <-r.Done():
 		err := r.Close()
-		return replica.LostLog(err), err
+		return replica.Heals(err), err
 	}
 }
