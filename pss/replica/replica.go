@@ -53,10 +53,11 @@ type Options struct {
 	CheckpointEvery time.Duration // between checkpoints at the most, while anything changes
 	SegmentBytes    int64         // of a log segment
 
-	CatchUpRate int64         // bytes a second that a server which lags too far takes from another
-	HealEvery   time.Duration // from one time that the server gives its root up by itself to the next (Heal)
-	ScrubEvery  time.Duration // from one scrub to the next; negative: only when it is asked for
-	ScrubRate   int64         // bytes a second that a scrub covers
+	CatchUpRate  int64         // bytes a second that a server which lags too far takes from another at the most
+	CatchUpFloor int64         // bytes a second that it gets from this one at least, however busy clients keep it
+	HealEvery    time.Duration // from one time that the server gives its root up by itself to the next (Heal)
+	ScrubEvery   time.Duration // from one scrub to the next; negative: only when it is asked for
+	ScrubRate    int64         // bytes a second that a scrub covers
 
 	Disk       disk.FS       // what Root is on; nil: the folder Root. Tests give a disk that can fail
 	ClientIdle time.Duration // after which a client that says nothing is dropped; zero stands for DefaultClientIdle
@@ -68,6 +69,7 @@ func (o Options) withDefaults() Options {
 	o.CheckpointEvery = cmp.Or(o.CheckpointEvery, DefaultCheckpointEvery)
 	o.SegmentBytes = cmp.Or(o.SegmentBytes, DefaultSegmentBytes)
 	o.CatchUpRate = cmp.Or(o.CatchUpRate, DefaultCatchUpRate)
+	o.CatchUpFloor = cmp.Or(o.CatchUpFloor, DefaultCatchUpFloor)
 	o.HealEvery = cmp.Or(o.HealEvery, DefaultHealEvery)
 	o.ScrubEvery = cmp.Or(o.ScrubEvery, DefaultScrubEvery)
 	o.ScrubRate = cmp.Or(o.ScrubRate, DefaultScrubRate)

@@ -45,6 +45,8 @@ func run(args []string, stderr io.Writer) int {
 			&cli.BoolFlag{Name: "debug", Usage: "log every detail"},
 			&cli.BoolFlag{Name: "yes", Usage: "found: don't ask"},
 			&cli.DurationFlag{Name: "heartbeat", Value: lanHeartbeat, Usage: "time between the master's heartbeats; the same on all servers"},
+			&cli.Int64Flag{Name: "catch-up-rate", Value: replica.DefaultCatchUpRate >> 20, Usage: "`MIB` a second that this server takes from another at the most when it lags"},
+			&cli.Int64Flag{Name: "catch-up-floor", Value: replica.DefaultCatchUpFloor >> 20, Usage: "`MIB` a second that it gives to one that lags at least, however busy clients keep it"},
 			&cli.DurationFlag{Name: "election", Value: lanElection, Usage: "silence of the master before another is elected; the same on all servers"},
 		},
 		ErrWriter:    stderr,
@@ -75,6 +77,8 @@ type settings struct {
 	mode       mode
 	source     *cell.ID // of autonomic, if it was named
 	timing     agreement.Timing
+	rate       int64 // of catching up, bytes a second
+	floor      int64 // the same
 	yes        bool
 	foreground bool
 	level      slog.Level
@@ -103,12 +107,30 @@ func parse(c *cli.Context) (settings, error) {
 	if s.timing, err = timingOf(c.Duration("heartbeat"), c.Duration("election")); err != nil {
 		return s, usageError{err}
 	}
+	if s.rate, err = mebibytes(c, "catch-up-rate"); err != nil {
+		return s, err
+	}
+	if s.floor, err = mebibytes(c, "catch-up-floor"); err != nil {
+		return s, err
+	}
 	s.yes = c.Bool("yes")
 	s.foreground = c.Bool("foreground")
 	if c.Bool("debug") {
 		s.level = slog.LevelDebug
 	}
 	return s, nil
+}
+
+// maxMebibytes is the highest rate that can be asked for, in MiB a second.
+const maxMebibytes = 1 << 20
+
+// mebibytes reads a rate in MiB a second, and returns bytes a second.
+func mebibytes(c *cli.Context, name string) (int64, error) {
+	n := c.Int64(name)
+	if n < 1 || n > maxMebibytes {
+		return 0, usageError{fmt.Errorf("--%s %d: 1 to %d MiB a second", name, n, maxMebibytes)}
+	}
+	return n << 20, nil
 }
 
 func serve(c *cli.Context) error {
@@ -193,7 +215,8 @@ func heal(s settings, logger *slog.Logger, news *daemon.News, signals <-chan os.
 
 // options is what the server is opened with.
 func (s *settings) options(logger *slog.Logger) replica.Options {
-	return replica.Options{Cell: s.conf, ID: s.server.ID, Root: s.root, Source: s.source, Timing: s.timing, Logger: logger}
+	return replica.Options{Cell: s.conf, ID: s.server.ID, Root: s.root, Source: s.source, Timing: s.timing, Logger: logger,
+		CatchUpRate: s.rate, CatchUpFloor: s.floor}
 }
 
 // live runs the server once. Again says that it can come back, as a new member, from what it ended with.
