@@ -23,8 +23,14 @@ import (
 // Named limits of catching up.
 const (
 	maxRounds = 64 // times what changed meanwhile is fetched, before catching up begins anew
-	// holdTime is how long a server puts its next checkpoint off while another catches up from it.
-	holdTime = 5 * time.Second
+	// holdTime is how long after it was asked for something a server puts its next checkpoint off, while another
+	// catches up from it; it does not put it off once 1/holdShare of the memory for changed blocks is taken.
+	holdTime  = 5 * time.Second
+	holdShare = 2
+	// maxHeldLog is up to how many bytes of log a master keeps while a server catches up, so that what that one has
+	// then is not too little again; maxHeldCheckpoints is how many checkpoints back at the most.
+	maxHeldLog         = 2 << 30
+	maxHeldCheckpoints = 1024
 	// snapshotRetry is how often a master tells a lagging server again to catch up.
 	snapshotRetry = 2 * time.Second
 )
@@ -55,8 +61,10 @@ func (c *Core) retrySnapshots() {
 		return
 	}
 	c.retryAt = c.now + snapshotRetry
+	c.holdLog = false
 	for _, p := range c.node.Progress(nil) {
 		if p.Lagging {
+			c.holdLog = c.holdLog || p.Active
 			c.node.SnapshotDone(p.ID, false)
 		}
 	}
@@ -64,9 +72,13 @@ func (c *Core) retrySnapshots() {
 
 // CatchUp is a server's way out of lagging too far.
 type CatchUp struct {
-	From    cell.ID        // who has what is missing
+	From    cell.ID        // who has what is missing: whom the configuration names, or the master
+	Need    uint64         // the index that a checkpoint must stand at or after to be of use
 	Staging *store.Staging // where it goes
 	Since   uint64         // what this server has
+
+	// Progress, unless nil, is called by Pull with how many chunks of how many are staged.
+	Progress func(done, of int)
 
 	told raftpb.Message // the master's word that started it
 	got  *Manifest      // set when everything is staged
@@ -83,7 +95,7 @@ func (c *Core) lag(m raftpb.Message) {
 		if c.cfg.Source != nil && *c.cfg.Source != c.cfg.ID {
 			from, c.cfg.Source = *c.cfg.Source, nil // if that fails, the master is next
 		}
-		c.behind = &CatchUp{From: from, told: m}
+		c.behind = &CatchUp{From: from, Need: m.Snapshot.Metadata.Index, told: m}
 	}
 }
 
@@ -161,7 +173,11 @@ func (c *Core) CaughtUp(m *Manifest, err error) error {
 		c.logger.Warn("catching up failed; the master will ask again", "from", b.From, "error", err)
 	}
 	c.behind = nil
-	return b.Staging.Abandon()
+	if errors.Is(err, ErrNotNeeded) || err == nil {
+		return b.Staging.Abandon()
+	}
+	b.Staging.Suspend() // the next attempt goes on from there
+	return nil
 }
 
 // install brings the staged state to disk. The log writer calls it; nothing is applied meanwhile, as
@@ -195,7 +211,13 @@ type Manifest struct {
 	Index, Term uint64 // of the checkpoint it describes
 	Meta        []byte
 	Objects     []store.Object
-	Chunks      []ChunkRef // changed since the index that was asked for
+	Chunks      []ChangedChunk // since the index that was asked for
+}
+
+// ChangedChunk names a chunk, and the index of the last entry that changed it, which determines its content.
+type ChangedChunk struct {
+	ChunkRef
+	Index uint64
 }
 
 // ChunkRef names a chunk of an object.
@@ -238,20 +260,24 @@ func (v voidSource) Image(ref ChunkRef, want *store.Blocks, img *store.Image) er
 
 // Pull stages everything that src has and this server has not, or ends when that is not wanted any more.
 func (b *CatchUp) Pull(src Source) (*Manifest, error) {
-	return Pull(b.Staging, b.Since, voidSource{src, b})
+	return pull(b.Staging, b.Since, voidSource{src, b}, b.Progress)
 }
 
-// Pull stages everything that src has and the server with this staging has not. The source goes on
-// working and may make checkpoints meanwhile; what these changed is fetched in another round, until one
-// round ends on the checkpoint that it began with.
-func Pull(st *store.Staging, since uint64, src Source) (*Manifest, error) {
+// pull stages everything that src has and the server with this staging has not; what is staged already it does not
+// fetch again. The source goes on working and may make checkpoints meanwhile; what these changed is fetched in another
+// round, until one round ends on the checkpoint that it began with.
+func pull(st *store.Staging, since uint64, src Source, progress func(done, of int)) (*Manifest, error) {
+	if progress == nil {
+		progress = func(int, int) {}
+	}
 	var img store.Image
+	st.Restart()
 	m, err := src.Manifest(since)
 	for range maxRounds {
 		if err != nil {
 			return nil, err
 		}
-		err = pullChunks(st, m.Chunks, src, &img)
+		err = pullChunks(st, m.Chunks, src, &img, progress)
 		if err != nil && !errors.Is(err, ErrMoved) {
 			return nil, err
 		}
@@ -271,9 +297,16 @@ func Pull(st *store.Staging, since uint64, src Source) (*Manifest, error) {
 	return nil, fmt.Errorf("after %d rounds: %w", maxRounds, ErrMoved)
 }
 
-func pullChunks(st *store.Staging, refs []ChunkRef, src Source, img *store.Image) error {
+func pullChunks(st *store.Staging, chunks []ChangedChunk, src Source, img *store.Image, progress func(done, of int)) error {
 	var none store.Blocks
-	for _, ref := range refs {
+	for i, c := range chunks {
+		progress(i, len(chunks))
+		ref := c.ChunkRef
+		if has, err := st.Has(ref.Object, ref.Chunk, c.Index); err != nil {
+			return err
+		} else if has {
+			continue
+		}
 		if err := src.Image(ref, &none, img); err != nil {
 			return err
 		}
@@ -297,6 +330,7 @@ func pullChunks(st *store.Staging, refs []ChunkRef, src Source, img *store.Image
 			return err
 		}
 	}
+	progress(len(chunks), len(chunks))
 	return nil
 }
 
@@ -315,13 +349,26 @@ func (c *Core) hold() base {
 	return c.base
 }
 
+// offer is hold for a server that needs a checkpoint at an index or after it. If that of the base is older, one is
+// made soon, unless this server is not so far itself.
+func (c *Core) offer(need uint64) base {
+	if c.base.index >= need {
+		return c.hold()
+	}
+	if c.applied >= need {
+		c.wanted = max(c.wanted, need)
+		c.held = 0
+	}
+	return c.base
+}
+
 // Manifest implements Source.
 func (l *localSource) Manifest(since uint64) (*Manifest, error) {
 	b := l.ask()
 	m := &Manifest{Index: b.index, Term: b.term, Meta: b.meta, Objects: b.objects}
 	for _, o := range b.objects {
-		err := l.store.ChangedSince(store.Checkpoint, o.Number, since, func(chunk uint32, _ uint64) bool {
-			m.Chunks = append(m.Chunks, ChunkRef{o.Number, chunk})
+		err := l.store.ChangedSince(store.Checkpoint, o.Number, since, func(chunk uint32, changed uint64) bool {
+			m.Chunks = append(m.Chunks, ChangedChunk{ChunkRef{o.Number, chunk}, changed})
 			return true
 		})
 		if err != nil && !errors.Is(err, store.ErrNoObject) {
@@ -344,7 +391,7 @@ func (l *localSource) Image(ref ChunkRef, want *store.Blocks, img *store.Image) 
 
 // The byte form of a manifest: u64 index, u64 term, u32 size of meta, meta, u32 count of objects, for
 // each u64 number, u64 born, u16 size of the label, label; u32 count of chunks, for each u64 object, u32
-// chunk. It travels in sealed parts.
+// chunk, u64 index of its last change. It travels in sealed parts.
 
 // errManifest is wrapped by every error about bytes that are no manifest.
 var errManifest = errors.New("not a manifest")
@@ -366,6 +413,7 @@ func appendManifest(b []byte, m *Manifest) []byte {
 	for _, c := range m.Chunks {
 		b = le.AppendUint64(b, c.Object)
 		b = le.AppendUint32(b, c.Chunk)
+		b = le.AppendUint64(b, c.Index)
 	}
 	return b
 }
@@ -417,7 +465,7 @@ func parseManifest(b []byte) (*Manifest, error) {
 		m.Objects = append(m.Objects, o)
 	}
 	for n := c.u32(); n > 0 && !c.short; n-- {
-		m.Chunks = append(m.Chunks, ChunkRef{c.u64(), c.u32()})
+		m.Chunks = append(m.Chunks, ChangedChunk{ChunkRef{c.u64(), c.u32()}, c.u64()})
 	}
 	if c.short || len(c.b) > 0 {
 		return nil, fmt.Errorf("%w: %d bytes", errManifest, len(b))

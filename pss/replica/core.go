@@ -165,6 +165,7 @@ type Core struct {
 	held    time.Duration
 	behind  *CatchUp // this server lags too far: under way
 	retryAt time.Duration
+	holdLog bool // a server that lags is there: the log is kept for it
 
 	digest digester
 
@@ -583,7 +584,7 @@ func (c *Core) checkpoint(out *Output) error {
 		return nil // the store has begun an entry that waits for a repair: there is no state to freeze
 	}
 	active, _ := c.store.OverlayBytes()
-	if c.now < c.held && active < c.cfg.OverlayBytes && !mending {
+	if c.now < c.held && active < c.cfg.OverlayBytes/holdShare && !mending {
 		return nil // another server is catching up from the checkpoint there is
 	}
 	newest := c.checkpoints[len(c.checkpoints)-1]
@@ -603,8 +604,12 @@ func (c *Core) checkpoint(out *Output) error {
 	return nil
 }
 
-// recycle gives up the log that no checkpoint within keptCheckpoints needs.
+// recycle gives up the log that no checkpoint within keptCheckpoints needs, and no server that is catching up.
 func (c *Core) recycle(out *Output) {
+	if c.holdLog && c.view.Self && c.space == spaceGood && len(c.checkpoints) < maxHeldCheckpoints &&
+		c.log.Stats().Bytes < maxHeldLog {
+		return
+	}
 	if len(c.checkpoints) > keptCheckpoints {
 		out.Recycle = c.checkpoints[len(c.checkpoints)-keptCheckpoints]
 		c.checkpoints = append(c.checkpoints[:0], c.checkpoints[len(c.checkpoints)-keptCheckpoints:]...)

@@ -266,7 +266,7 @@ func TestLogWriterKeepsOrder(t *testing.T) {
 func FuzzManifest(f *testing.F) {
 	f.Add([]byte{})
 	f.Add(appendManifest(nil, &Manifest{Index: 7, Term: 2, Meta: []byte("meta"),
-		Objects: []store.Object{{Number: 1, Label: "vol", Born: 3}}, Chunks: []ChunkRef{{1, 2}, {1, 9}}}))
+		Objects: []store.Object{{Number: 1, Label: "vol", Born: 3}}, Chunks: []ChangedChunk{{ChunkRef{1, 2}, 3}, {ChunkRef{1, 9}, 4}}}))
 	f.Add(appendManifest(nil, &Manifest{})[:20])
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := parseManifest(b)

@@ -26,12 +26,18 @@ const lastPart = 1
 
 // catchUp carries a CatchUp out.
 func (r *Replica) catchUp(b *CatchUp) {
-	r.logger.Info("catching up", "from", b.From, "since", b.Since)
-	f := &fetching{r: r, began: time.Now()}
+	f := &fetching{r: r, began: time.Now(), since: b.Since}
+	f.from.Store(uint32(b.From))
+	b.Progress = func(done, of int) { f.done.Store(int64(done)); f.chunks.Store(int64(of)) }
 	r.fetch.Store(f)
 	m, err := r.fetchAll(b, f)
 	r.fetch.Store(nil)
 	r.drive(func(time.Duration) error { return r.core.CaughtUp(m, err) })
+	r.sweep()
+}
+
+// sweep removes what was fetched in vain.
+func (r *Replica) sweep() {
 	if err := r.store.Sweep(); err != nil {
 		r.logger.Warn("what was fetched in vain is left until the next start", "error", err)
 	}
@@ -45,10 +51,12 @@ const DefaultCatchUpRate = 128 << 20
 type fetching struct {
 	r     *Replica
 	began time.Time
+	since uint64 // what this server had
 
-	bytes  atomic.Int64 // received
-	done   atomic.Int64 // chunks of the present round that are staged
-	chunks atomic.Int64 // of the present round
+	from   atomic.Uint32 // whom it takes it from
+	bytes  atomic.Int64  // received
+	done   atomic.Int64  // chunks of the present round that are staged
+	chunks atomic.Int64  // of the present round
 }
 
 func (f *fetching) report() *admin.CatchUp {
@@ -56,7 +64,7 @@ func (f *fetching) report() *admin.CatchUp {
 		return nil
 	}
 	took := time.Since(f.began).Seconds()
-	rep := &admin.CatchUp{Bytes: f.bytes.Load(), Chunks: f.chunks.Load(), ChunksDone: f.done.Load()}
+	rep := &admin.CatchUp{From: cell.ID(f.from.Load()), Since: f.since, Bytes: f.bytes.Load(), Chunks: f.chunks.Load(), ChunksDone: f.done.Load()}
 	rep.Rate = int64(float64(rep.Bytes) / took)
 	if rep.ChunksDone > 0 {
 		rep.SecondsLeft = took / float64(rep.ChunksDone) * float64(max(0, rep.Chunks-rep.ChunksDone))
@@ -80,43 +88,77 @@ const minFetchPause = 5 * time.Millisecond
 // pacedSource is a Source that is counted and keeps to a rate.
 type pacedSource struct {
 	*remoteSource
-	f    *fetching
-	last ChunkRef
-}
-
-// Manifest implements Source.
-func (s *pacedSource) Manifest(since uint64) (*Manifest, error) {
-	m, err := s.remoteSource.Manifest(since)
-	if err == nil {
-		s.f.chunks.Store(int64(len(m.Chunks)))
-		s.f.done.Store(0)
-	}
-	return m, err
+	f *fetching
 }
 
 // Image implements Source.
-func (s *pacedSource) Image(ref ChunkRef, want *store.Blocks, img *store.Image) error {
+func (s pacedSource) Image(ref ChunkRef, want *store.Blocks, img *store.Image) error {
 	err := s.remoteSource.Image(ref, want, img)
 	s.f.took(len(s.buf))
-	if ref != s.last {
-		s.last = ref
-		s.f.done.Add(1)
-	}
 	return err
 }
 
-func (r *Replica) fetchAll(b *CatchUp, f *fetching) (*Manifest, error) {
-	p := r.peer(b.From)
-	if p == nil {
-		return nil, fmt.Errorf("server %d is not in this cell", b.From)
+// Named limits of finding a source.
+const (
+	behindTries = 8                      // times a source is asked whose checkpoint is too old
+	behindPause = 100 * time.Millisecond // between them: it makes a new one meanwhile, if it can
+)
+
+// ErrBehind reports a source whose checkpoint is older than what is needed.
+var ErrBehind = errors.New("the server's checkpoint is too old")
+
+// candidates lists whom to catch up from: whom the configuration names, replicas, who have the time, core servers, and
+// the master at last.
+func (r *Replica) candidates(b *CatchUp) []cell.ID {
+	var list []cell.ID
+	master, _ := cell.FromRaft(b.told.From) // checked where it came in
+	if b.From != master {
+		list = append(list, b.From)
 	}
-	conn, err := p.dial()
+	for _, id := range r.repairs.sources() {
+		if id != master && id != b.From {
+			list = append(list, id)
+		}
+	}
+	return append(list, master)
+}
+
+// fetchAll takes what is missing from the first server that can give it. What one gave before it failed need not be
+// fetched again.
+func (r *Replica) fetchAll(b *CatchUp, f *fetching) (*Manifest, error) {
+	var errs []error
+	for _, id := range r.candidates(b) {
+		f.from.Store(uint32(id))
+		m, err := r.fetchFrom(id, b, f)
+		if err == nil || errors.Is(err, ErrNotNeeded) || r.ctx.Err() != nil {
+			return m, err
+		}
+		r.logger.Info("a server can't give what is missing", "server", id, "error", err)
+		errs = append(errs, fmt.Errorf("server %d: %w", id, err))
+	}
+	return nil, errors.Join(errs...)
+}
+
+func (r *Replica) fetchFrom(id cell.ID, b *CatchUp, f *fetching) (*Manifest, error) {
+	conn, err := r.dial(id)
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close()
 	defer r.closeWith(conn)()
-	return b.Pull(&pacedSource{remoteSource: newRemoteSource(conn, fetchTimeout), f: f})
+	src := pacedSource{newRemoteSource(conn, fetchTimeout), f}
+	src.need = b.Need
+	for range behindTries {
+		var m *Manifest
+		m, err = b.Pull(src)
+		if err == nil {
+			r.logger.Info("fetched the difference", "from", id, "since", b.Since, "index", m.Index, "bytes", f.bytes.Load())
+		}
+		if !errors.Is(err, ErrBehind) || !r.wait(behindPause) {
+			return m, err
+		}
+	}
+	return nil, err
 }
 
 // remoteSource is another server as a Source.
@@ -126,6 +168,7 @@ type remoteSource struct {
 	rd      *wire.Reader
 	buf     []byte
 	timeout time.Duration // of one answer
+	need    uint64        // index that the source's checkpoint must stand at or after
 }
 
 func newRemoteSource(conn net.Conn, timeout time.Duration) *remoteSource {
@@ -139,7 +182,8 @@ func (s *remoteSource) Manifest(since uint64) (*Manifest, error) {
 	if err := s.begin(); err != nil {
 		return nil, err
 	}
-	if err := s.w.Frame(wire.KindManifest, 0, 0, binary.LittleEndian.AppendUint64(nil, since)); err != nil {
+	ask := binary.LittleEndian.AppendUint64(nil, since)
+	if err := s.w.Frame(wire.KindManifest, 0, 0, binary.LittleEndian.AppendUint64(ask, s.need)); err != nil {
 		return nil, err
 	}
 	if err := s.w.Flush(); err != nil {
@@ -159,9 +203,14 @@ func (s *remoteSource) Manifest(since uint64) (*Manifest, error) {
 		if err := s.rd.Body(all[at:]); err != nil {
 			return nil, err
 		}
-		if h.Code == lastPart {
-			return parseManifest(all)
+		if h.Code != lastPart {
+			continue
 		}
+		m, err := parseManifest(all)
+		if err == nil && m.Index < s.need {
+			err = fmt.Errorf("%w: it stands at %d, and %d is needed", ErrBehind, m.Index, s.need)
+		}
+		return m, err
 	}
 }
 
@@ -231,20 +280,24 @@ func (s *remoteSource) image(code uint16, ref ChunkRef, want *store.Blocks, img 
 // fetchServer answers another server's questions for the difference, on one connection.
 type fetchServer struct {
 	r      *Replica
-	source Source
+	source *localSource
 	w      *wire.Writer
 	img    store.Image
 	buf    []byte
+	need   uint64 // of the manifest that is asked for
+	yield  yielding
 }
 
 func newFetchServer(r *Replica, conn net.Conn) *fetchServer {
 	w := wire.NewWriter(conn)
 	w.Timeout = fetchTimeout
-	return &fetchServer{r: r, w: w, source: &localSource{r.store, func() base {
+	s := &fetchServer{r: r, w: w, yield: yielding{work: r.work}}
+	s.source = &localSource{r.store, func() base {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		return r.core.hold()
-	}}}
+		return r.core.offer(s.need)
+	}}
+	return s
 }
 
 func (s *fetchServer) answer(rd *wire.Reader, h wire.Header, to cell.ID) error {
@@ -253,9 +306,10 @@ func (s *fetchServer) answer(rd *wire.Reader, h wire.Header, to cell.ID) error {
 		return err
 	}
 	if h.Kind == wire.KindManifest {
-		if len(b) != 8 {
+		if len(b) != 16 {
 			return fmt.Errorf("%w: a manifest request of %d bytes", wire.ErrProtocol, len(b))
 		}
+		s.need = binary.LittleEndian.Uint64(b[8:])
 		return s.manifest(binary.LittleEndian.Uint64(b))
 	}
 	f, err := wire.ParseFetch(b)
@@ -270,6 +324,8 @@ func (s *fetchServer) answer(rd *wire.Reader, h wire.Header, to cell.ID) error {
 			err = ErrMoved
 		}
 	} else {
+		s.yield.wait(s.r.wait)
+		s.r.keepBase()
 		err = s.source.Image(ref, &want, &s.img)
 	}
 	var damage *store.DamageError
@@ -284,6 +340,7 @@ func (s *fetchServer) answer(rd *wire.Reader, h wire.Header, to cell.ID) error {
 	default:
 		s.buf = s.img.Append(s.buf[:0])
 	}
+	s.yield.gave(len(s.buf), s.r.opts.CatchUpFloor)
 	if err := s.w.Frame(wire.KindImage, uint16(code), 0, s.buf); err != nil {
 		return err
 	}

@@ -34,6 +34,8 @@ type Identity struct {
 	Refound bool `json:"refound,omitempty"`
 	// Discard: what the root holds is of no use, and to be removed before anything else.
 	Discard bool `json:"discard,omitempty"`
+	// Healed is when the server gave the root up by itself, in seconds since 1970; 0: never.
+	Healed int64 `json:"healed,omitempty"`
 }
 
 const (

@@ -62,8 +62,12 @@ func damagedAt(d *store.DamageError) Repair {
 
 // needsHealing makes an error about damage to the log or the store a HealError.
 func needsHealing(err error) error {
+	var heal *HealError
 	var inLog *log.DamageError
 	var inStore *store.DamageError
+	if errors.As(err, &heal) {
+		return err
+	}
 	if errors.As(err, &inLog) || errors.As(err, &inStore) {
 		return &HealError{err}
 	}

@@ -10,10 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/paxos-iscsi/paxos-iscsi/pss/agreement"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/disk"
-	"github.com/paxos-iscsi/paxos-iscsi/pss/log"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/wire"
 )
 
@@ -149,6 +147,12 @@ const givenUpLog = "log.given-up"
 // run. Who calls it is sure that the cell has a majority without this root, for what only this root has is lost.
 // into is the cell to be joined; zero is the one that the root belongs to. The state of another cell is of no use.
 func GiveUp(root string, id cell.ID, into wire.CellID, random io.Reader) error {
+	return giveUp(root, id, into, random, false, time.Time{})
+}
+
+// giveUp is GiveUp. discard says that the state in the root is of no use; healed, unless zero, is noted as when the
+// server itself gave the root up.
+func giveUp(root string, id cell.ID, into wire.CellID, random io.Reader, discard bool, healed time.Time) error {
 	dir, err := disk.Dir(root)
 	if err != nil {
 		return err
@@ -166,10 +170,13 @@ func GiveUp(root string, id cell.ID, into wire.CellID, random io.Reader) error {
 	if err != nil {
 		return err
 	}
-	fresh.Cell, fresh.Founders = old.Cell, old.Founders
+	fresh.Cell, fresh.Founders, fresh.Healed = old.Cell, old.Founders, old.Healed
+	if !healed.IsZero() {
+		fresh.Healed = healed.Unix()
+	}
 	if into != (wire.CellID{}) && into != old.Cell {
 		fresh.Cell, fresh.Founders, fresh.Discard = into, nil, true
-	} else if err := finishCheckpoint(dir); err != nil {
+	} else if discard || finishCheckpoint(dir) != nil {
 		fresh.Discard = true // what can't be opened is of no use as a base either: everything comes from the others
 	}
 	return WriteIdentity(dir, &fresh)
@@ -194,20 +201,6 @@ func vacate(dir disk.FS, id *Identity) error {
 	}
 	id.Discard = false
 	return WriteIdentity(dir, id)
-}
-
-// finishCheckpoint completes a checkpoint that was cut short, which needs the log.
-func finishCheckpoint(dir disk.FS) error {
-	l, err := log.Open(dir, "log", log.Options{})
-	if err != nil {
-		return err
-	}
-	defer l.Close() // only read from
-	st, _, err := OpenStore(dir, l, DefaultOverlayBytes)
-	if err != nil {
-		return err
-	}
-	return st.Close()
 }
 
 // clearLog puts the log of a root that belongs to no member aside.
@@ -242,7 +235,3 @@ func removeIfThere(dir disk.FS, name string) error {
 	}
 	return nil
 }
-
-// LostLog says whether a server ended because its disk lacks what it acknowledged. The master of a majority told
-// it so, hence GiveUp is safe.
-func LostLog(err error) bool { return errors.Is(err, agreement.ErrLostLog) }

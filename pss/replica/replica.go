@@ -54,9 +54,11 @@ type Options struct {
 	CheckpointEvery time.Duration // between checkpoints at the most, while anything changes
 	SegmentBytes    int64         // of a log segment
 
-	CatchUpRate int64         // bytes a second that a server which lags too far takes from another
-	ScrubEvery  time.Duration // from one scrub to the next; negative: only when it is asked for
-	ScrubRate   int64         // bytes a second that a scrub covers
+	CatchUpRate  int64         // bytes a second that a server which lags too far takes from another at the most
+	CatchUpFloor int64         // bytes a second that it gets from this one at least, however busy clients keep it
+	HealEvery    time.Duration // from one time that the server gives its root up by itself to the next (Heal)
+	ScrubEvery   time.Duration // from one scrub to the next; negative: only when it is asked for
+	ScrubRate    int64         // bytes a second that a scrub covers
 
 	Disk       disk.FS       // what Root is on; nil: the folder Root. Tests give a disk that can fail
 	ClientIdle time.Duration // after which a client that says nothing is dropped; zero stands for DefaultClientIdle
@@ -68,6 +70,8 @@ func (o Options) withDefaults() Options {
 	o.CheckpointEvery = cmp.Or(o.CheckpointEvery, DefaultCheckpointEvery)
 	o.SegmentBytes = cmp.Or(o.SegmentBytes, DefaultSegmentBytes)
 	o.CatchUpRate = cmp.Or(o.CatchUpRate, DefaultCatchUpRate)
+	o.CatchUpFloor = cmp.Or(o.CatchUpFloor, DefaultCatchUpFloor)
+	o.HealEvery = cmp.Or(o.HealEvery, DefaultHealEvery)
 	o.ScrubEvery = cmp.Or(o.ScrubEvery, DefaultScrubEvery)
 	o.ScrubRate = cmp.Or(o.ScrubRate, DefaultScrubRate)
 	o.ClientIdle = cmp.Or(o.ClientIdle, DefaultClientIdle)
@@ -359,7 +363,7 @@ func (r *Replica) step(input func(now time.Duration) error, touched *[]*outlet, 
 	// neighbours in the process.
 	defer func() {
 		if p := recover(); p != nil {
-			r.fail(fmt.Errorf("broken invariant: %v", p))
+			r.fail(brokenBy(p))
 		}
 	}()
 	err := input(r.now())
@@ -373,9 +377,19 @@ func (r *Replica) step(input func(now time.Duration) error, touched *[]*outlet, 
 	r.dispatch(touched, wake)
 }
 
-// fail ends the server after an error it can't go on from. Its caller holds mu.
+// brokenBy makes an error of what a panic was given. Where the engine can't read the log it panics with the log's
+// error.
+func brokenBy(p any) error {
+	if err, ok := p.(error); ok {
+		return fmt.Errorf("broken invariant: %w", err)
+	}
+	return fmt.Errorf("broken invariant: %v", p)
+}
+
+// fail ends the server after an error it can't go on from: a HealError if that is about damage. Its caller holds mu.
 func (r *Replica) fail(err error) {
 	if r.fatal == nil {
+		err = needsHealing(err)
 		r.fatal = err
 		r.logger.Error("server stops", "error", err)
 		r.cancel()

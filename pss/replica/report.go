@@ -40,9 +40,8 @@ func (r *Replica) report() admin.Status {
 	}
 	if b := r.core.behind; b != nil {
 		if rep.CatchUp = r.fetch.Load().report(); rep.CatchUp == nil {
-			rep.CatchUp = new(admin.CatchUp)
+			rep.CatchUp = &admin.CatchUp{From: b.From, Since: b.Since}
 		}
-		rep.CatchUp.From, rep.CatchUp.Since = b.From, b.Since
 		rep.Health = append(rep.Health, "it lags behind the log, and takes over what changed from another server")
 	}
 	r.clients.Lock()

@@ -84,6 +84,7 @@ func (u *upkeep) run() {
 		if f != nil {
 			err := f.Run()
 			u.r.drive(func(time.Duration) error { return u.r.core.FlushDone(err) })
+			u.r.sweep() // what was staged and is not needed, since there is a checkpoint of the server's own
 		}
 	}
 }

@@ -5,7 +5,7 @@ package main
 
 import (
 	"cmp"
-	"crypto/rand"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -24,7 +24,6 @@ import (
 	"github.com/paxos-iscsi/paxos-iscsi/pss/metrics"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/release"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/replica"
-	"github.com/paxos-iscsi/paxos-iscsi/pss/wire"
 )
 
 // Exit statuses.
@@ -53,6 +52,8 @@ func run(args []string, stderr io.Writer) int {
 			&cli.BoolFlag{Name: "root", Usage: "print the root of server ID, and end"},
 			&cli.BoolFlag{Name: "yes", Usage: "found: don't ask"},
 			&cli.DurationFlag{Name: "heartbeat", Value: lanHeartbeat, Usage: "time between the master's heartbeats; the same on all servers"},
+			&cli.Int64Flag{Name: "catch-up-rate", Value: replica.DefaultCatchUpRate >> 20, Usage: "`MIB` a second that this server takes from another at the most when it lags"},
+			&cli.Int64Flag{Name: "catch-up-floor", Value: replica.DefaultCatchUpFloor >> 20, Usage: "`MIB` a second that it gives to one that lags at least, however busy clients keep it"},
 			&cli.DurationFlag{Name: "election", Value: lanElection, Usage: "silence of the master before another is elected; the same on all servers"},
 		},
 		Writer:       os.Stdout,
@@ -84,6 +85,8 @@ type settings struct {
 	mode       mode
 	source     *cell.ID // of autonomic, if it was named
 	timing     agreement.Timing
+	rate       int64 // of catching up, bytes a second
+	floor      int64 // the same
 	yes        bool
 	pidFile    string // absolute; empty for none
 	metrics    string // address, or metrics.Off
@@ -114,6 +117,12 @@ func parse(c *cli.Context) (settings, error) {
 	if s.timing, err = timingOf(c.Duration("heartbeat"), c.Duration("election")); err != nil {
 		return s, usageError{err}
 	}
+	if s.rate, err = mebibytes(c, "catch-up-rate"); err != nil {
+		return s, err
+	}
+	if s.floor, err = mebibytes(c, "catch-up-floor"); err != nil {
+		return s, err
+	}
 	s.yes = c.Bool("yes")
 	if s.pidFile = c.String("pid-file"); s.pidFile != "" {
 		if s.pidFile, err = filepath.Abs(s.pidFile); err != nil {
@@ -129,6 +138,18 @@ func parse(c *cli.Context) (settings, error) {
 		s.level = slog.LevelDebug
 	}
 	return s, nil
+}
+
+// maxMebibytes is the highest rate that can be asked for, in MiB a second.
+const maxMebibytes = 1 << 20
+
+// mebibytes reads a rate in MiB a second, and returns bytes a second.
+func mebibytes(c *cli.Context, name string) (int64, error) {
+	n := c.Int64(name)
+	if n < 1 || n > maxMebibytes {
+		return 0, usageError{fmt.Errorf("--%s %d: 1 to %d MiB a second", name, n, maxMebibytes)}
+	}
+	return n << 20, nil
 }
 
 func serve(c *cli.Context) error {
@@ -149,7 +170,9 @@ func serve(c *cli.Context) error {
 	}
 	logs := newLogs(s.server.ID, s.foreground, s.level)
 	defer logs.close()
-	err = operate(s, logs.logger, news)
+	if err = operate(s, logs.logger, news); errors.Is(err, errStopped) {
+		err = nil
+	}
 	if news != nil && err != nil {
 		logs.logger.Error("server ended", "error", err) // nobody reads this process's standard error
 		news.Fail(err)                                  // if it isn't up yet, the foreground half tells
@@ -189,22 +212,55 @@ func operate(s settings, logger *slog.Logger, news *daemon.News) error {
 		if !again {
 			return err
 		}
-		// The master of a majority said that this disk lacks what it acknowledged: the cell is better off with a new
-		// member, fed with the difference.
-		logger.Warn("the server gives its place in the cell up and joins anew", "because", err)
-		if err := replica.GiveUp(s.root, s.server.ID, wire.CellID{}, rand.Reader); err != nil {
+		if err := heal(s, logger, news, signals, err); err != nil {
 			return err
 		}
-		news = nil // it was up
+		news = nil // who started it knows that it is there
 	}
 }
 
-// live runs the server once. Again says that it ended because its disk lacks what it acknowledged.
+// errStopped ends a server that waits to be healed.
+var errStopped = errors.New("stopped")
+
+// heal has the server's place given up after it ended with because: the cell is better off with a new member, fed
+// with the difference. Until the cell can spare the root the process waits.
+func heal(s settings, logger *slog.Logger, news *daemon.News, signals <-chan os.Signal, because error) error {
+	logger.Error("the server ended, and its state has to come from the others", "because", because)
+	// The others may be started after this one, by somebody who waits for it.
+	if err := news.Ready(); err != nil {
+		logger.Warn("who started the server does not hear of it", "error", err)
+	}
+	if _, err := sd.SdNotify(false, sd.SdNotifyReady); err != nil {
+		logger.Warn("systemd", "error", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- replica.Heal(ctx, s.options(logger), because) }()
+	select {
+	case err := <-done:
+		return err
+	case sig := <-signals:
+		logger.Info("server stops", "signal", sig.String())
+		cancel()
+		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
+			return err
+		}
+		return errStopped
+	}
+}
+
+// options is what the server is opened with.
+func (s *settings) options(logger *slog.Logger) replica.Options {
+	return replica.Options{Cell: s.conf, ID: s.server.ID, Root: s.root, Source: s.source, Timing: s.timing, Logger: logger,
+		CatchUpRate: s.rate, CatchUpFloor: s.floor}
+}
+
+// live runs the server once. Again says that it can come back, as a new member, from what it ended with.
 func live(s settings, logger *slog.Logger, news *daemon.News, signals <-chan os.Signal) (again bool, err error) {
-	r, err := replica.Open(replica.Options{Cell: s.conf, ID: s.server.ID, Root: s.root, Source: s.source,
-		Timing: s.timing, Logger: logger})
+	r, err := replica.Open(s.options(logger))
 	if err != nil {
-		return false, err
+		return replica.Heals(err), err
 	}
 	companions, err := accompany(s, r, logger)
 	if err != nil {
@@ -225,6 +281,6 @@ func live(s settings, logger *slog.Logger, news *daemon.News, signals <-chan os.
 		return false, r.Shutdown()
 	case <-r.Done():
 		err := r.Close()
-		return replica.LostLog(err), err
+		return replica.Heals(err), err
 	}
 }

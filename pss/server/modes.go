@@ -130,20 +130,9 @@ func prepare(s settings, logger *slog.Logger) error {
 	return nil
 }
 
-// askTimeout is how long another server may take to answer.
-const askTimeout = 5 * time.Second
-
 // statusOf asks a server how it is.
 func statusOf(conf *cell.Config, id cell.ID) (admin.Status, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
-	defer cancel()
-	var st admin.Status
-	c, err := admin.Dial(ctx, conf, id)
-	if err != nil {
-		return st, err
-	}
-	defer c.Close()
-	return st, c.Call(ctx, admin.MethodStatus, nil, &st)
+	return replica.StatusOf(context.Background(), conf, id)
 }
 
 // autonomic makes a root ready to take everything from the others, if they can do without what it has promised:
@@ -216,25 +205,7 @@ func dispensable(s settings, source admin.Status) error {
 			return err
 		}
 	}
-	if !master.IsMaster {
-		return errors.New("the cell has no master")
-	}
-	voters, others, up := 0, 0, 0
-	for _, m := range master.Members {
-		if !m.Voter {
-			continue
-		}
-		if voters++; m.ID == s.server.ID {
-			continue
-		}
-		if others++; m.Active {
-			up++
-		}
-	}
-	if need := max(voters, others)/2 + 1; up < need {
-		return fmt.Errorf("of the other %d core servers that vote %d are up, and %d are needed", others, up, need)
-	}
-	return nil
+	return replica.CanSpare(&master, s.server.ID)
 }
 
 // found has the cell founded again on this root when its server is started next.

@@ -139,6 +139,8 @@ func TestMistakesOnTheCommandLine(t *testing.T) {
 		{[]string{"zero"}, exitUsage, `id "zero"`},
 		{[]string{"--frobnicate", "0"}, exitUsage, "frobnicate"},
 		{[]string{"--conf"}, exitUsage, "conf"},
+		{[]string{"--catch-up-floor", "0", "0"}, exitUsage, "--catch-up-floor 0: 1 to"},
+		{[]string{"--catch-up-rate", "x", "0"}, exitUsage, "catch-up-rate"},
 		{[]string{"--conf", "/nowhere/server.conf", "0"}, exitFailed, "/nowhere/server.conf: no such file or directory"},
 		{[]string{"5"}, exitFailed, s.conf + " has no record of server 5"},
 		{[]string{"--foreground", "0", "/nowhere/root"}, exitFailed, "/nowhere/root: no such file or directory"},

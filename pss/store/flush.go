@@ -49,6 +49,9 @@ func (s *Store) Freeze(index, term uint64, meta []byte) (*Flush, error) {
 	if s.flush != nil || s.staging != nil {
 		return nil, ErrBusy
 	}
+	if err := s.dropLeftover(); err != nil {
+		return nil, err
+	}
 	f := &Flush{s: s, to: checkpoint{seq: s.seq + 1, index: index, term: term, meta: meta}}
 	for _, o := range s.dirty {
 		o.mu.Lock()

@@ -102,7 +102,14 @@ func (s *Store) recover() (Position, error) {
 	if err := s.adopt(now); err != nil {
 		return Position{}, err
 	}
-	return Position{now.index, now.term, now.meta}, s.sweep(now)
+	keep := false
+	if rule.do == recoverNew || rule.do == recoverUse {
+		if keep, err = s.keepStaging(); err != nil {
+			return Position{}, err
+		}
+	}
+	s.leftover = keep
+	return Position{now.index, now.term, now.meta}, s.sweep(now, keep)
 }
 
 // inspect reads what there is and decides.
@@ -301,8 +308,8 @@ func (s *Store) adopt(c *checkpoint) error {
 }
 
 // sweep removes what does not belong to the checkpoint: folders of objects that were deleted, and
-// what was staged.
-func (s *Store) sweep(c *checkpoint) error {
+// what was staged, unless that is kept.
+func (s *Store) sweep(c *checkpoint, keepStaged bool) error {
 	keep := make(map[string]bool, len(c.objects))
 	for _, x := range c.objects {
 		keep[objectFolder(x.Number, x.Label)] = true
@@ -321,6 +328,9 @@ func (s *Store) sweep(c *checkpoint) error {
 	}
 	if err := s.Sweep(); err != nil {
 		return err
+	}
+	if keepStaged {
+		return nil
 	}
 	return s.removeStaging()
 }

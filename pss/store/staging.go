@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io/fs"
 	"slices"
 	"strings"
@@ -19,7 +20,12 @@ import (
 // Staging is content from another server that is about to replace the store's.
 type Staging struct {
 	s      *Store
-	chunks map[stagedKey]uint64 // index, with hasFile if there is a file
+	chunks map[stagedKey]uint64 // that will be installed: index, with hasFile if there is a file
+	sums   map[stagedKey]uint32 // of the records of each of them
+
+	kept   map[stagedKey]stagedChunk // staged before, and perhaps of use; see Has
+	list   disk.File                 // of what is staged; nil: not open yet
+	listed int64                     // its size in bytes
 }
 
 type stagedKey struct {
@@ -32,24 +38,25 @@ func (s *Store) stagingFolder(object uint64) string {
 }
 
 // Stage begins to take over content from another server. What to fetch is what differs from the
-// store's Checkpoint view; what was applied since does not count, and is dropped by Install. No
+// store's Checkpoint view; what was applied since does not count, and is dropped by Install. What an
+// earlier staging left is of use where Has says so. No
 // flush may be under way, and none can begin before Install or Abandon: else the error is ErrBusy.
 // Apply side.
 func (s *Store) Stage() (*Staging, error) {
 	if err := s.check(); err != nil {
 		return nil, err
 	}
-	st := &Staging{s: s, chunks: map[stagedKey]uint64{}}
+	st := &Staging{s: s, chunks: map[stagedKey]uint64{}, sums: map[stagedKey]uint32{}}
 	s.mu.Lock()
 	busy := s.flush != nil || s.staging != nil
 	if !busy {
-		s.staging = st
+		s.staging, s.leftover = st, false
 	}
 	s.mu.Unlock()
 	if busy {
 		return nil, ErrBusy
 	}
-	if err := s.discardStaging(); err != nil {
+	if err := st.resume(); err != nil {
 		s.mu.Lock()
 		s.staging = nil
 		s.mu.Unlock()
@@ -97,6 +104,7 @@ func (s *Store) removeStaging() error {
 // Abandon ends the staging without effect. What was staged is left to Sweep. Apply side.
 func (st *Staging) Abandon() error {
 	s := st.s
+	st.closeList()
 	s.mu.Lock()
 	current := s.staging == st
 	if current {
@@ -164,9 +172,11 @@ func (st *Staging) PutChunk(img *Image) error {
 		return err
 	}
 	key := stagedKey{img.Object, img.Chunk}
+	delete(st.chunks, key) // from here on its files are neither what they were nor what they will be
+	delete(st.sums, key)
+	delete(st.kept, key)
 	if !img.File {
-		st.chunks[key] = img.Index
-		return nil
+		return st.note(key, img.Index, 0)
 	}
 	dir := chunkFolder(s.stagingFolder(img.Object), uint16(img.Chunk/chunksPerDir))
 	if err := s.fs.MkdirAll(dir); err != nil {
@@ -175,11 +185,11 @@ func (st *Staging) PutChunk(img *Image) error {
 	if err := st.putData(img); err != nil {
 		return fmt.Errorf("staging chunk %d of object %d: %w", img.Chunk, img.Object, err)
 	}
-	if err := st.putRecords(dir+"/"+sumsName, img); err != nil {
+	sum, err := st.putRecords(dir+"/"+sumsName, img)
+	if err != nil {
 		return fmt.Errorf("staging chunk %d of object %d: %w", img.Chunk, img.Object, err)
 	}
-	st.chunks[key] = img.Index | hasFile
-	return nil
+	return st.note(key, img.Index|hasFile, sum)
 }
 
 // putData writes the file of a staged chunk.
@@ -239,11 +249,11 @@ func (s *Store) syncStaged(f disk.File) error {
 	return nil
 }
 
-// putRecords writes the records of a staged chunk.
-func (st *Staging) putRecords(name string, img *Image) error {
+// putRecords writes the records of a staged chunk and returns the checksum of all.
+func (st *Staging) putRecords(name string, img *Image) (uint32, error) {
 	f, err := st.s.fs.Open(name, disk.Create)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer f.Close()
 	b := make([]byte, pagesPerChunk*pageSize)
@@ -251,9 +261,9 @@ func (st *Staging) putRecords(name string, img *Image) error {
 		img.Records[i].put(b[i*recordSize:], img.Object, blockNumber(img.Chunk, i))
 	}
 	if _, err := f.WriteAt(b, int64(img.Chunk%chunksPerDir)*int64(len(b))); err != nil {
-		return err
+		return 0, err
 	}
-	return st.s.syncStaged(f)
+	return crc32.Checksum(b, castagnoli), st.s.syncStaged(f)
 }
 
 // Install makes the staged chunks, and the chunks of the store's checkpoint that were not staged,
@@ -278,7 +288,14 @@ func (st *Staging) Install(index, term uint64, meta []byte, objects []Object) er
 		return err
 	}
 	to := checkpoint{seq: s.seq + 1, index: index, term: term, meta: meta}
-	if err := st.syncFolders(); err != nil {
+	// What is being installed is no longer there to be resumed. Nothing is removed: room that is free now may be
+	// taken by somebody else.
+	listed := st.list != nil
+	st.closeList()
+	if err := s.fs.Rename(st.listFile(), st.listFile()+".old"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return s.fail(fmt.Errorf("installing what is staged: %w", err))
+	}
+	if err := st.syncFolders(listed); err != nil {
 		return s.fail(err)
 	}
 	if err := s.prepare(&to, func() []objectEntry { return in.table }, in.each); err != nil {
@@ -379,8 +396,11 @@ func (in *installation) each(fn func(*chunkChange) error) error {
 
 // syncFolders makes the names of all staged files durable, up to that of the staging folder itself:
 // `prepared`, which stands beside it, must not survive a crash without it.
-func (st *Staging) syncFolders() error {
+func (st *Staging) syncFolders(listed bool) error {
 	dirs := map[string]bool{st.s.o.Dir: true}
+	if listed {
+		dirs[st.s.inDir(stagingName)] = true
+	}
 	for key, entry := range st.chunks {
 		if entry&hasFile == 0 {
 			continue

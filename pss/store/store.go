@@ -106,6 +106,8 @@ type Store struct {
 	dying   map[uint64]*object // deleted since the last freeze: the checkpoint has them still
 	flush   *Flush             // the one under way
 	staging *Staging
+	// leftover: there is something from a staging that ended without effect.
+	leftover bool
 
 	// Readers hold the read side of a gate from before they look into the overlay until they have
 	// what they need from the disk. Passing through all gates with the write side hence waits for
@@ -175,6 +177,9 @@ func Open(fsys disk.FS, o Options) (*Store, Position, error) {
 func (s *Store) Close() error {
 	s.fail(ErrClosed)
 	s.files.clear()
+	if s.staging != nil {
+		s.staging.closeList()
+	}
 	return nil
 }
 

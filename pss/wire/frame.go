@@ -63,7 +63,7 @@ const (
 	KindAdminPart   Kind = 25 // answer to Admin, with its tag, in parts: see package admin
 	KindRaft        Kind = 32 // server to server. Body: a raft message, its head sealed
 
-	KindManifest     Kind = 33 // server to server: what has changed since an index. Body: the index, u64
+	KindManifest     Kind = 33 // server to server: what has changed since an index. Body: that index, u64, and the one that the answer must stand at or after, u64
 	KindManifestPart Kind = 34 // answer to Manifest, in parts; code 1 marks the last. Body: sealed bytes
 	KindFetch        Kind = 35 // server to server: the image of a chunk. Body: Fetch
 	KindImage        Kind = 36 // answer to Fetch. Code: op.Errno. Body: sealed bytes, the image
@@ -94,7 +94,7 @@ var kinds = [...]struct {
 	KindAdminPart:   {"admin-part", MaxItem},
 	KindRaft:        {"raft", MaxRaft},
 
-	KindManifest:     {"manifest", 8},
+	KindManifest:     {"manifest", 16},
 	KindManifestPart: {"manifest-part", MaxPart},
 	KindFetch:        {"fetch", fetchSize},
 	KindImage:        {"image", MaxImage},
