@@ -31,7 +31,6 @@ var notPlayed = []struct{ names, why string }{
 	{"013 043 044", "show the reference dying; TestScenarios and TestRedirectCallback ask the same and want answers"},
 	{"045", "shows the reference dying of commands without data; TestNoData in package scsi sends them"},
 	{"090 091 093 094 097 098 099", "are the login and full feature phase: package iscsi plays them"},
-	{"113", "the daemon's log, which says the same in its own words"},
 	{"120 121 130 2xx 3xx", "belong to tgtimg, tgt-setup-lun and tgt-admin"},
 	{"140 141 143 144", "are SCSI: package scsi plays them"},
 }
