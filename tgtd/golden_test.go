@@ -31,7 +31,6 @@ var notPlayed = []struct{ names, why string }{
 	{"013 043 044", "show the reference dying; TestScenarios and TestRedirectCallback ask the same and want answers"},
 	{"045", "shows the reference dying of commands without data; TestNoData in package scsi sends them"},
 	{"090 091 093 094 097 098 099", "are the login and full feature phase: package iscsi plays them"},
-	{"113", "the daemon's log, which says the same in its own words"},
 	{"120 121 130 2xx 3xx", "belong to tgtimg, tgt-setup-lun and tgt-admin"},
 	{"140 141 143 144", "are SCSI: package scsi plays them"},
 }
@@ -421,6 +420,17 @@ func expected(r record, got outcome) (want, have outcome) {
 	return want, have
 }
 
+var timeLimit = regexp.MustCompile(`\btimeout \d+ `)
+
+// patient is the command of r. What ended by itself when it was recorded has all the time it needs here: the machine
+// may be busy, and a time limit that strikes tells nothing.
+func patient(r record) string {
+	if r.rc == "124" {
+		return r.text
+	}
+	return timeLimit.ReplaceAllString(r.text, fmt.Sprintf("timeout %d ", int(commandLimit.Seconds())-1))
+}
+
 // run does one command and compares.
 func (p *player) run(r record) {
 	for _, s := range skipped {
@@ -436,7 +446,7 @@ func (p *player) run(r record) {
 	p.v.Total++
 	var want, got outcome
 	look := func() bool {
-		want, got = expected(r, execute(r.text))
+		want, got = expected(r, execute(patient(r)))
 		return want == got
 	}
 	equal := look()

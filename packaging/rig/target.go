@@ -24,8 +24,9 @@ type TargetOptions struct {
 	// Conf is the server.conf for units of type pss; it may be empty.
 	Conf string
 	// Port is the TCP port of the portal that is wanted; if it is taken, or 0, there will be another.
-	Port int
-	Args []string // further arguments of tgtd
+	Port   int
+	Driver string   // further words of --iscsi, each with a comma before it
+	Args   []string // further arguments of tgtd
 }
 
 // Target is a tgtd process with its portal and its management socket. The daemon may be that of tgt: set
@@ -61,7 +62,7 @@ func NewTarget(o TargetOptions) (*Target, error) {
 		t.env = append(t.env, cell.EnvFile+"="+o.Conf)
 	}
 	t.Process = NewProcess(Command{
-		Name: "tgtd", Program: o.Programs.Tgtd, Args: append([]string{"-f", "--iscsi", "portal=" + t.Portal}, o.Args...), Env: t.env,
+		Name: "tgtd", Program: o.Programs.Tgtd, Args: append([]string{"-f", "--iscsi", "portal=" + t.Portal + o.Driver}, o.Args...), Env: t.env,
 		Log: filepath.Join(o.Dir, "tgtd.log"),
 	})
 	return t, nil

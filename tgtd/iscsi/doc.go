@@ -46,5 +46,7 @@
 // A connection holds a read-ahead buffer of 64 KiB, one batch of headers, and at most maxControl short
 // answers; its login at most maxLoginText bytes for at most Options.LoginTimeout. The commands of a
 // session are bounded by its window (MaxQueueCmd) and their data by Options.MaxSessionBytes; what is kept for error
-// recovery counts as theirs, and its number is bounded by maxUnacknowledged.
+// recovery counts as theirs, and its number is bounded by maxUnacknowledged. All sessions together are bounded by
+// Options.MaxServerBytes. So that those who fill that up can't keep others out, a session may have fairSessionBytes
+// all the same: with MaxConnections that is the whole bound.
 package iscsi

@@ -18,6 +18,40 @@ func only(t *testing.T, srv *Server) *session {
 	return nil
 }
 
+// TestServerBytesAreBounded: what all sessions hold together is bounded, whoever holds it, but one that holds little
+// is served even then.
+func TestServerBytesAreBounded(t *testing.T) {
+	d, target, _ := oneTarget()
+	target.set(t, "ErrorRecoveryLevel=1")
+	srv, p := testServer(t, d, func(o *Options) { o.MaxServerBytes = 2 << 20 })
+	greedy := newClient(t, p, "ErrorRecoveryLevel=1", "MaxRecvDataSegmentLength=262144").ready()
+	modest := newClient(t, p, "--isid 800000000077", "ErrorRecoveryLevel=1", "MaxRecvDataSegmentLength=262144").ready()
+	// Without acknowledgement the data is kept.
+	read := func(c *client, exp uint32, want byte) {
+		t.Helper()
+		c.expStat = exp
+		if r := c.run(read10(0, 1000), nil); r.status != want {
+			t.Fatalf("status %02x, want %02x, with %d bytes held", r.status, want, srv.bytes.Load())
+		}
+	}
+	mine, theirs := greedy.expStat, modest.expStat
+	for range 4 {
+		read(greedy, mine, 0)
+	}
+	read(greedy, mine, 0x28) // TASK SET FULL
+	read(modest, theirs, 0)
+	read(modest, theirs, 0)
+	read(modest, theirs, 0x28)
+	greedy.ping() // acknowledges
+	greedy.ping()
+	read(modest, theirs, 0)
+	modest.ping()
+	modest.ping()
+	if n := srv.bytes.Load(); n != 0 {
+		t.Errorf("%d bytes are held after all was acknowledged", n)
+	}
+}
+
 // TestKeptIsBounded: what is not acknowledged counts as held by the session until it is, or the session ends.
 func TestKeptIsBounded(t *testing.T) {
 	d, target, disk := oneTarget()

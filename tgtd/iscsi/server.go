@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/iscsi/bufpool"
@@ -44,10 +45,16 @@ type Options struct {
 	// MaxSessionBytes bounds what the commands of one session may hold at once, default 256 MiB and never
 	// less than MaxTransfer. A command beyond it gets TASK SET FULL.
 	MaxSessionBytes int
+	// MaxServerBytes bounds what the commands of all sessions may hold at once, default 1 GiB. Beyond it a command
+	// gets TASK SET FULL, but for those of sessions that hold little.
+	MaxServerBytes int
 	// SendTargetsInNormalSessions answers text requests in normal sessions, as RFC 7143 Appendix C
 	// demands. Off by default: tgt closes the connection.
 	SendTargetsInNormalSessions bool
 }
+
+// fairSessionBytes is what the commands of a session may hold even when Options.MaxServerBytes is used up by others.
+const fairSessionBytes = 1 << 20
 
 // withDefaults fills in what was left out.
 func (o Options) withDefaults() Options {
@@ -70,6 +77,7 @@ func (o Options) withDefaults() Options {
 	pick(&o.MaxConnections, 4096)
 	pick(&o.MaxTransfer, 64<<20)
 	pick(&o.MaxSessionBytes, 256<<20)
+	pick(&o.MaxServerBytes, 1<<30)
 	o.MaxTransfer = min(o.MaxTransfer, bufpool.MaxSize)
 	o.MaxSessionBytes = max(o.MaxSessionBytes, o.MaxTransfer)
 	return o
@@ -80,8 +88,9 @@ func (o Options) withDefaults() Options {
 type Server struct {
 	opt     Options
 	buffers bufpool.Pool
-	tasks   sync.Pool // *task
-	items   sync.Pool // *item
+	tasks   sync.Pool    // *task
+	items   sync.Pool    // *item
+	bytes   atomic.Int64 // what the commands of all sessions hold
 
 	mu          sync.Mutex
 	closing     bool

@@ -120,6 +120,7 @@ func (c *conn) free(t *task) {
 	}
 	if t.charged > 0 {
 		c.session.bytes.Add(-t.charged)
+		c.srv.bytes.Add(-t.charged)
 	}
 	done, server := t.Command.Done, t.Command.Server
 	t.Command = sam.Command{Done: done, Server: server, Transport: t}
@@ -213,7 +214,8 @@ func (c *conn) charge(t *task) {
 		return
 	}
 	t.charged = want
-	if c.session.bytes.Add(want) > int64(c.srv.opt.MaxSessionBytes) && want > 0 {
+	held, all, o := c.session.bytes.Add(want), c.srv.bytes.Add(want), &c.srv.opt
+	if want > 0 && (held > int64(o.MaxSessionBytes) || all > int64(o.MaxServerBytes) && held > fairSessionBytes) {
 		t.refusal = &refuseFull
 	}
 }

@@ -54,7 +54,7 @@ func (m *Model) NewAccount(user, secret string) error {
 func (m *Model) DeleteAccount(user string) error {
 	return m.update(func() error {
 		if _, ok := m.secrets[user]; !ok {
-			return fmt.Errorf("account %.80q: %w", user, mgmt.ErrNoAccount)
+			return silent(fmt.Errorf("account %.80q: %w", user, mgmt.ErrNoAccount))
 		}
 		delete(m.secrets, user)
 		m.users = slices.DeleteFunc(m.users, func(other string) bool { return other == user })
@@ -107,7 +107,7 @@ func (m *Model) BindAccount(tid int, user string, outgoing bool) error {
 		_, known := m.secrets[user]
 		switch {
 		case !known:
-			return fmt.Errorf("account %.80q: %w", user, mgmt.ErrNoAccount)
+			return silent(fmt.Errorf("account %.80q: %w", user, mgmt.ErrNoAccount))
 		case outgoing && b.hasOut:
 			return fmt.Errorf("outgoing account %.80q: %w", b.outgoing, mgmt.ErrHasOutgoing)
 		case !outgoing && slices.Contains(b.incoming, user):

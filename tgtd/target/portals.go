@@ -2,13 +2,11 @@ package target
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/mgmt"
@@ -128,7 +126,8 @@ func (m *Model) DeletePortals(texts []string) error {
 		}
 		at = slices.DeleteFunc(at, func(a netip.AddrPort) bool { return !m.hasPortal(a) })
 		if len(at) == 0 {
-			return fmt.Errorf("portal %.80q: no such portal: %w", text, mgmt.ErrInvalid)
+			return Worded(fmt.Errorf("portal %.80q: no such portal: %w", text, mgmt.ErrInvalid),
+				"iscsi_delete_portal", "delete_portal failed. No such portal found "+text)
 		}
 		for _, a := range at {
 			addrs[a] = struct{}{}
@@ -163,8 +162,7 @@ func (m *Model) openAll(texts []string) []Portal {
 	for _, text := range texts {
 		more, err := m.open(text)
 		if err != nil {
-			m.log.Error("unable to bind server socket, "+osText(err), OriginKey, "iscsi_tcp_init_portal")
-			m.log.Error("failed to create/bind to portal "+text, OriginKey, "iscsi_add_portal")
+			LogRefusal(m.log, "portal "+text, err)
 			continue
 		}
 		opened = append(opened, more...)
@@ -187,10 +185,6 @@ func (m *Model) serveAll(listeners []net.Listener) []Portal {
 	return opened
 }
 
-// OriginKey is the log attribute that names the function a line is said to come from, where tgt's users know it
-// by that name.
-const OriginKey = "origin"
-
 // open opens one portal at every address that its text stands for.
 func (m *Model) open(text string) ([]Portal, error) {
 	addrs, err := resolvePortal(text)
@@ -202,7 +196,8 @@ func (m *Model) open(text string) ([]Portal, error) {
 		p, err := m.transport.Listen(a)
 		if err != nil {
 			closePortals(opened)
-			return nil, mgmt.ErrInvalid.With(err)
+			err = Worded(mgmt.ErrInvalid.With(err), "iscsi_tcp_init_portal", "unable to bind server socket, "+osText(err))
+			return nil, Worded(err, "iscsi_add_portal", "failed to create/bind to portal "+text)
 		}
 		opened = append(opened, p)
 	}
@@ -214,19 +209,6 @@ func closePortals(portals []Portal) {
 	for _, p := range portals {
 		p.Close()
 	}
-}
-
-// osText is the text of the operating system for an error, as C's strerror writes it.
-func osText(err error) string {
-	var errno syscall.Errno
-	text := err.Error()
-	if errors.As(err, &errno) {
-		text = errno.Error()
-	}
-	if text == "" {
-		return text
-	}
-	return strings.ToUpper(text[:1]) + text[1:]
 }
 
 // resolvePortal finds the addresses of a portal. Errors carry mgmt.ErrInvalid.

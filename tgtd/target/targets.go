@@ -32,7 +32,8 @@ func (m *Model) NewTarget(tid int, name string) error {
 		return fmt.Errorf("target number %d: %w", tid, mgmt.ErrInvalid)
 	}
 	if !validName(name) {
-		return fmt.Errorf("target name %.223q has invalid characters: %w", name, mgmt.ErrInvalid)
+		return Worded(fmt.Errorf("target name %.223q has invalid characters: %w", name, mgmt.ErrInvalid),
+			"tgt_target_create", fmt.Sprintf("Target name %.223s has invalid characters", name))
 	}
 	t := &target{tid: tid, name: name, device: scsi.NewTarget(tid), params: iscsi.DefaultParams(),
 		opening: make(map[uint64]struct{})}
@@ -40,9 +41,11 @@ func (m *Model) NewTarget(tid int, name string) error {
 	return m.update(func() error {
 		switch {
 		case m.targets[tid] != nil:
-			return fmt.Errorf("target id %d: %w", tid, mgmt.ErrTargetExists)
+			return Worded(fmt.Errorf("target id %d: %w", tid, mgmt.ErrTargetExists),
+				"tgt_target_create", fmt.Sprintf("Target id %d already exists", tid))
 		case m.names[name] != nil:
-			return fmt.Errorf("target name %.223q: %w", name, mgmt.ErrTargetExists)
+			return Worded(fmt.Errorf("target name %.223q: %w", name, mgmt.ErrTargetExists),
+				"tgt_target_create", fmt.Sprintf("Target name %s already exists", name))
 		case m.stopping:
 			return fmt.Errorf("the daemon is stopping: %w", mgmt.ErrInvalid)
 		case len(m.targets) >= MaxTargets:

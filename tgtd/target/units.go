@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"math/bits"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/backstore"
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/mgmt"
@@ -20,6 +22,9 @@ type deviceKind struct {
 	store  string // default type of backing store
 	fixed  bool   // no other store will do: --bstype is overruled
 }
+
+// fileStore is the store of which tgt logs how it is opened.
+const fileStore = "rdwr"
 
 // deviceKinds are in the order in which `tgtadm --op show --mode sys` lists them.
 var deviceKinds = [...]deviceKind{
@@ -75,7 +80,8 @@ func (m *Model) plan(s UnitSpec) (unitPlan, error) {
 		p.store = p.kind.store
 	}
 	if !slices.Contains(m.o.Stores.Names(), p.store) {
-		return unitPlan{}, fmt.Errorf("failed to find bstype, %.80s: %w", p.store, mgmt.ErrInvalid)
+		return unitPlan{}, Worded(fmt.Errorf("failed to find bstype, %.80s: %w", p.store, mgmt.ErrInvalid),
+			"tgt_device_create", fmt.Sprintf("failed to find bstype, %.80s", p.store))
 	}
 	device := slices.Contains(deviceStores[:], p.store)
 	if device != (p.kind.unit == scsi.Passthrough) || !p.kind.fixed && slices.Contains(otherStores[:], p.store) {
@@ -194,6 +200,9 @@ func (m *Model) makeUnit(tid int, lun uint64, spec UnitSpec, plan unitPlan) (*sc
 		Path: spec.Path, StoreName: plan.store, Flags: plan.flags(), Log: m.log, Peer: m.peer,
 	}
 	o.Open = func(path string) (backstore.Store, error) {
+		if plan.store == fileStore {
+			m.log.Info(strconv.Itoa(m.o.Threads), OriginKey, "bs_thread_open")
+		}
 		store, err := m.o.Stores.Open(plan.store, backstore.Options{
 			Path: path, BlockSize: plan.blockSize, Options: spec.Options,
 			Sync: plan.sync, Direct: plan.direct, Threads: m.o.Threads,
@@ -204,7 +213,11 @@ func (m *Model) makeUnit(tid int, lun uint64, spec UnitSpec, plan unitPlan) (*sc
 			},
 		})
 		if err != nil {
-			return nil, fmt.Errorf("backing store %s: %w", plan.store, err)
+			err = fmt.Errorf("backing store %s: %w", plan.store, err)
+			if plan.store == fileStore && errors.As(err, new(syscall.Errno)) {
+				err = Worded(err, "backed_file_open", "Could not open "+path+", "+osText(err))
+			}
+			return nil, err
 		}
 		return store, nil
 	}
@@ -259,7 +272,11 @@ func (m *Model) DeleteUnit(tid int, lun uint64) error {
 	r := m.unitRecord(tid, lun)
 	u, err := device.RemoveUnit(lun)
 	if err != nil {
-		return fmt.Errorf("target %d: %w", tid, unitError(err))
+		err = fmt.Errorf("target %d: %w", tid, unitError(err))
+		if errors.Is(err, mgmt.ErrNoUnit) {
+			err = Worded(err, "tgt_device_destroy", fmt.Sprintf("device %d not found", lun))
+		}
+		return err
 	}
 	m.eraseUnit(tid, lun, r)
 	if err := u.Close(); err != nil {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/mgmt"
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/mgmt/detail"
@@ -94,8 +95,8 @@ var operations = [mgmt.ModeCount]row{
 		mgmt.OpStat: func(m Model, r *mgmt.Request) (string, error) { return m.StatUnit(int(r.TID), r.LUN, r.SID) },
 	}},
 	mgmt.ModePortal: {other: mgmt.ErrInvalid, ops: [mgmt.OpCount]operation{
-		mgmt.OpNew:    done(func(m Model, r *mgmt.Request) error { return onPortals(r, m.AddPortals) }),
-		mgmt.OpDelete: done(func(m Model, r *mgmt.Request) error { return onPortals(r, m.DeletePortals) }),
+		mgmt.OpNew:    done(func(m Model, r *mgmt.Request) error { return onPortals(r, "create", m.AddPortals) }),
+		mgmt.OpDelete: done(func(m Model, r *mgmt.Request) error { return onPortals(r, "destroy", m.DeletePortals) }),
 		mgmt.OpShow:   text(Model.ShowPortals),
 	}},
 	mgmt.ModeDriver: {other: mgmt.ErrInvalid, ops: [mgmt.OpCount]operation{
@@ -139,11 +140,14 @@ func done(do func(Model, *mgmt.Request) error) operation {
 // Handler returns the handler of a daemon's management socket.
 func Handler(m Model, log *slog.Logger) mgmt.Handler {
 	return func(_ context.Context, r mgmt.Request) mgmt.Response {
-		// Parameters may hold secrets and are not logged.
+		// Parameters may hold secrets and are not logged, except those of a new unit, which hold none.
 		log.Debug("management request", "mode", r.Mode, "op", r.Op, "tid", r.TID, "lun", int64(r.LUN))
+		if r.Mode == mgmt.ModeUnit && r.Op == mgmt.OpNew {
+			log.Info(fmt.Sprintf("sz:%d params:%s", len(r.Params)+1, r.Params), target.OriginKey, "device_mgmt")
+		}
 		answer, err := execute(m, &r)
 		if err != nil {
-			log.Warn(fmt.Sprintf("%v %v refused: %v", r.Op, r.Mode, err))
+			target.LogRefusal(log, fmt.Sprintf("%v %v", r.Op, r.Mode), err)
 			return mgmt.Response{Err: mgmt.ErrnoOf(err)}
 		}
 		return mgmt.Response{Text: answer}
@@ -188,7 +192,8 @@ func checkDriver(m Model, r *mgmt.Request) error {
 			return nil
 		}
 	default:
-		return fmt.Errorf("driver %.63q: %w", r.Driver, mgmt.ErrNoDriver)
+		return target.Worded(fmt.Errorf("driver %.63q: %w", r.Driver, mgmt.ErrNoDriver),
+			"mtask_execute", fmt.Sprintf("can't find the driver %.63s", r.Driver))
 	}
 	return fmt.Errorf("driver %s is not ready: %w", r.Driver, mgmt.ErrNoDriver)
 }
@@ -262,12 +267,15 @@ func newUnit(m Model, r *mgmt.Request) error {
 	return m.NewUnit(int(r.TID), r.LUN, spec)
 }
 
-func onPortals(r *mgmt.Request, do func([]string) error) error {
+func onPortals(r *mgmt.Request, verb string, do func([]string) error) error {
 	list, ok := portals(r.Params)
 	if !ok {
 		return fmt.Errorf("no portal=ADDRESS among the parameters: %w", mgmt.ErrInvalid)
 	}
-	return do(list)
+	if err := do(list); err != nil {
+		return target.Worded(err, "tgt_portal_"+verb, fmt.Sprintf("failed to %s portal %s", verb, strings.TrimPrefix(r.Params, "portalOps ")))
+	}
+	return nil
 }
 
 func newAccount(m Model, r *mgmt.Request) error {
