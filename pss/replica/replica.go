@@ -79,6 +79,7 @@ type Replica struct {
 	self    cell.Server
 	logger  *slog.Logger // writes to the journal, too
 	journal *journal
+	ticked  atomic.Int64 // on the server's clock: when its clock last went on
 	loads   loads
 	heard   [cell.MaxServers]atomic.Int64 // unix nanoseconds: when something last came from each server
 	start   time.Duration                 // on bootClock
@@ -314,6 +315,7 @@ func (r *Replica) tick() {
 			return
 		case <-t.C:
 			r.drive(func(now time.Duration) error { r.reportAlive(now); return r.core.Tick(now) })
+			r.ticked.Store(int64(r.now()))
 		}
 	}
 }
