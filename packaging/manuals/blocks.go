@@ -62,14 +62,14 @@ func Read(r io.Reader, name string) ([]Block, error) {
 	var blocks []Block
 	var body []string
 	var fence string
-	begin, line := 0, 0
+	begin, line, indent := 0, 0, 0 // of the fence
 	in := bufio.NewScanner(r)
 	for in.Scan() {
 		line++
 		text := in.Text()
 		switch mark := strings.TrimLeft(text, " "); {
 		case begin == 0 && strings.HasPrefix(mark, "```"):
-			begin, fence, body = line, strings.TrimPrefix(mark, "```"), nil
+			begin, fence, body, indent = line, strings.TrimPrefix(mark, "```"), nil, len(text)-len(mark)
 		case begin != 0 && strings.TrimSpace(mark) == "```":
 			b, ok, err := block(name, begin, fence, body)
 			if err != nil {
@@ -80,7 +80,8 @@ func Read(r io.Reader, name string) ([]Block, error) {
 			}
 			begin = 0
 		case begin != 0:
-			body = append(body, text)
+			blanks := len(text) - len(strings.TrimLeft(text, " "))
+			body = append(body, text[min(indent, blanks):])
 		}
 	}
 	if err := in.Err(); err != nil {

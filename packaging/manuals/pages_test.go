@@ -38,24 +38,37 @@ var otherPages = []string{
 	"pss_lookup_port.sh.1", "pss_set_ssh.sh.1",
 }
 
-// bin is the folder with all programs, built once for the package.
+// bin is the folder with all programs: what E2E_BIN says, or they are built once for the package.
 var bin string
 
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
 func testMain(m *testing.M) int {
+	if bin = os.Getenv("E2E_BIN"); bin != "" {
+		return m.Run()
+	}
 	dir, err := os.MkdirTemp("", "manuals")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	defer os.RemoveAll(dir)
+	args := []string{"build", "-o", dir + "/"}
+	for _, p := range programs {
+		args = append(args, p.pkg)
+	}
+	build := exec.Command("go", args...)
+	build.Dir = root
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build the programs: %v\n%s", err, out)
+		return 1
+	}
 	for name, p := range programs {
-		build := exec.Command("go", "build", "-o", filepath.Join(dir, name), p.pkg)
-		build.Dir = root
-		if out, err := build.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "build %s: %v\n%s", name, err, out)
-			return 1
+		if base := filepath.Base(p.pkg); base != name {
+			if err := os.Rename(filepath.Join(dir, base), filepath.Join(dir, name)); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				return 1
+			}
 		}
 	}
 	bin = dir
