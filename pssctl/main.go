@@ -23,6 +23,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		volumeCommand(), treeCommand(),
 		membersCommand(), masterCommand(), shutdownCommand(), checkpointCommand(),
 
+		keygenCommand(), checkCommand(), scrubCommand(), shellCommand(),
 		logCommand(), processesCommand(), socketsCommand(),
 		web.Command(), completionCommand(),
 	}

@@ -9,7 +9,7 @@ import (
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss/admin"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
-	"github.com/paxos-iscsi/paxos-iscsi/pss/sockets"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/machine"
 	"github.com/paxos-iscsi/paxos-iscsi/pssctl/console"
 	"github.com/paxos-iscsi/paxos-iscsi/pssctl/survey"
 )
@@ -104,7 +104,7 @@ func showSockets(c *cli.Context) error {
 		if errs[i] != nil {
 			// A dead server on this machine: whoever holds its ports can be seen in the machine's own tables.
 			if localErr == nil && lives(local, s.ID) {
-				all[i], errs[i] = sockets.Of(s.TCPPort, s.UDPPort)
+				all[i], errs[i] = machine.Sockets(s.TCPPort, s.UDPPort)
 			}
 			if errs[i] != nil {
 				silent++

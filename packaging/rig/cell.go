@@ -80,7 +80,7 @@ func NewOpenCell(dir string, p Programs, ids []cell.ID) (*Cell, error) {
 	for _, s := range c.Config.Servers {
 		id := strconv.Itoa(int(s.ID))
 		c.servers[s.ID] = NewProcess(Command{
-			Name: "server " + id, Program: p.PFSserver, Args: []string{"--foreground", "--conf", c.Conf, id},
+			Name: "server " + id, Program: p.PFSserver, Args: []string{"--foreground", "--metrics", "off", "--conf", c.Conf, id},
 			Log: filepath.Join(dir, "server-"+id+".log"),
 		})
 	}

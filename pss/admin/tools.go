@@ -10,6 +10,9 @@ const (
 	MethodProbe   = "probe"   // args: ProbeArgs. reply: the part of Probe that was asked for
 	MethodLoad    = "load"    // reply: Load
 	MethodPeers   = "peers"   // reply: []Peer
+
+	MethodScrubStart = "scrub.start"
+	MethodScrubStop  = "scrub.stop"
 )
 
 // Process is a server's process, as ps shows it.

@@ -15,9 +15,9 @@ import (
 )
 
 // The folders below pss that may talk to the operating system: this package; the settings, key and
-// local addresses of a cell; writing to sockets without waiting; the mains, and how they go to the
+// local addresses of a cell; writing to sockets without waiting; what the kernel tells of the machine; the mains, and how they go to the
 // background.
-var systemFolders = []string{"disk", "auth", "cell", "wire/socket", "server", "daemon"}
+var systemFolders = []string{"disk", "auth", "cell", "wire/socket", "server", "daemon", "machine"}
 
 // What of package os the others may use, because it opens no file.
 var harmlessOS = []string{

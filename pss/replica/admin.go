@@ -55,6 +55,14 @@ func adminMethods() map[string]adminMethod {
 		admin.MethodProbe:   {do: adminProbe},
 		admin.MethodLoad:    {do: adminLoad},
 		admin.MethodPeers:   {do: adminPeers},
+		admin.MethodScrubStart: {do: func(_ context.Context, r *Replica, _ json.RawMessage, _ func(any) error) (any, error) {
+			r.StartScrub()
+			return nil, nil
+		}},
+		admin.MethodScrubStop: {do: func(_ context.Context, r *Replica, _ json.RawMessage, _ func(any) error) (any, error) {
+			r.StopScrub()
+			return nil, nil
+		}},
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -114,12 +115,10 @@ func (c *Core) meet() error {
 // sayWaiting tells the log what founding or joining waits for, when that changes and now and then.
 func (c *Core) sayWaiting(e *entrance) {
 	m := &c.mem
-	for _, w := range e.waitsFor() {
-		if w != m.waited || c.now-m.saidAt > sayEvery {
-			m.waited, m.saidAt = w, c.now
-			c.logger.Info("waiting for " + w)
-		}
-		return
+	w := strings.Join(e.waitsFor(), "; ")
+	if w != "" && (w != m.waited || c.now-m.saidAt > sayEvery) {
+		m.waited, m.saidAt = w, c.now
+		c.logger.Info("waiting for " + w)
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/disk"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/log"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/machine"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/store"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/wire"
@@ -79,9 +80,10 @@ type Replica struct {
 	self    cell.Server
 	logger  *slog.Logger // writes to the journal, too
 	journal *journal
+	ticked  atomic.Int64 // on the server's clock: when its clock last went on
 	loads   loads
 	heard   [cell.MaxServers]atomic.Int64 // unix nanoseconds: when something last came from each server
-	start   time.Duration                 // on bootClock
+	start   time.Duration                 // on machine.SinceBoot
 	fs      disk.FS                       // of the root
 	rooted  interface{ Close() error }    // the lock on the root
 	log     *log.Log
@@ -133,7 +135,7 @@ func Open(o Options) (*Replica, error) {
 	}
 	journal := newJournal()
 	o.Logger = slog.New(journalHandler{Handler: o.Logger.Handler(), j: journal})
-	r := &Replica{opts: o, self: self, logger: o.Logger, journal: journal, start: bootClock(), slabs: wire.NewSlabPool(),
+	r := &Replica{opts: o, self: self, logger: o.Logger, journal: journal, start: machine.SinceBoot(), slabs: wire.NewSlabPool(),
 		place: newPlace(), maxClients: maxClients,
 		admins: make(chan struct{}, maxAdmins)}
 	r.clients.all = make(map[*client]struct{})
@@ -303,7 +305,7 @@ func (r *Replica) run() {
 
 // now is the time since the server started on a clock that only goes forward, also while the machine is suspended;
 // never 0.
-func (r *Replica) now() time.Duration { return bootClock() - r.start + 1 }
+func (r *Replica) now() time.Duration { return machine.SinceBoot() - r.start + 1 }
 
 func (r *Replica) tick() {
 	t := time.NewTicker(r.opts.Timing.Tick)
@@ -314,6 +316,7 @@ func (r *Replica) tick() {
 			return
 		case <-t.C:
 			r.drive(func(now time.Duration) error { r.reportAlive(now); return r.core.Tick(now) })
+			r.ticked.Store(int64(r.now()))
 		}
 	}
 }

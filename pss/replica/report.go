@@ -68,6 +68,11 @@ func (r *Replica) report() admin.Status {
 // Status is what the server tells of itself.
 func (r *Replica) Status() admin.Status { return r.report() }
 
+// Ticked says whether the server's own clock has gone on within a time span: if not, it hangs.
+func (r *Replica) Ticked(within time.Duration) bool {
+	return r.now()-time.Duration(r.ticked.Load()) < within
+}
+
 // Report is the answer to a status request, an admin.Status in JSON.
 func (r *Replica) Report() []byte {
 	b, err := json.Marshal(r.report())

@@ -29,7 +29,7 @@ import (
 )
 
 // patience bounds what a test waits for; nothing is expected to take so long.
-const patience = 20 * time.Second
+const patience = 60 * time.Second
 
 // house is a cell of three servers in this process, on loopback.
 type house struct {

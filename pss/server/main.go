@@ -4,6 +4,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
@@ -19,6 +21,7 @@ import (
 	"github.com/paxos-iscsi/paxos-iscsi/pss/agreement"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/daemon"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/metrics"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/release"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/replica"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/wire"
@@ -44,10 +47,15 @@ func run(args []string, stderr io.Writer) int {
 			&cli.StringFlag{Name: "conf", Usage: "read the cell's servers from `FILE` (else $PSS_CONF, else " + cell.DefaultFile + ")"},
 			&cli.BoolFlag{Name: "foreground", Usage: "stay in the foreground and log to standard error"},
 			&cli.BoolFlag{Name: "debug", Usage: "log every detail"},
+			&cli.StringFlag{Name: "pid-file", Usage: "write the process's number to `FILE` while the server is up"},
+			&cli.StringFlag{Name: "metrics", Usage: "show metrics at `ADDRESS`, or off (default: 127.0.0.1:4020+ID)"},
+			&cli.BoolFlag{Name: "local", Usage: "print id and root of the servers on this machine, and end"},
+			&cli.BoolFlag{Name: "root", Usage: "print the root of server ID, and end"},
 			&cli.BoolFlag{Name: "yes", Usage: "found: don't ask"},
 			&cli.DurationFlag{Name: "heartbeat", Value: lanHeartbeat, Usage: "time between the master's heartbeats; the same on all servers"},
 			&cli.DurationFlag{Name: "election", Value: lanElection, Usage: "silence of the master before another is elected; the same on all servers"},
 		},
+		Writer:       os.Stdout,
 		ErrWriter:    stderr,
 		OnUsageError: func(_ *cli.Context, err error, _ bool) error { return usageError{err} },
 		Action:       serve,
@@ -77,6 +85,8 @@ type settings struct {
 	source     *cell.ID // of autonomic, if it was named
 	timing     agreement.Timing
 	yes        bool
+	pidFile    string // absolute; empty for none
+	metrics    string // address, or metrics.Off
 	foreground bool
 	level      slog.Level
 }
@@ -105,6 +115,15 @@ func parse(c *cli.Context) (settings, error) {
 		return s, usageError{err}
 	}
 	s.yes = c.Bool("yes")
+	if s.pidFile = c.String("pid-file"); s.pidFile != "" {
+		if s.pidFile, err = filepath.Abs(s.pidFile); err != nil {
+			return s, err
+		}
+	}
+	s.metrics = cmp.Or(c.String("metrics"), metricsAddress(id))
+	if err := metrics.CheckAddress(s.metrics); err != nil {
+		return s, usageError{err}
+	}
 	s.foreground = c.Bool("foreground")
 	if c.Bool("debug") {
 		s.level = slog.LevelDebug
@@ -113,6 +132,9 @@ func parse(c *cli.Context) (settings, error) {
 }
 
 func serve(c *cli.Context) error {
+	if c.Bool("local") || c.Bool("root") {
+		return tell(c)
+	}
 	news := daemon.TakeNews()
 	s, err := parse(c)
 	if err != nil {
@@ -133,6 +155,21 @@ func serve(c *cli.Context) error {
 		news.Fail(err)                                  // if it isn't up yet, the foreground half tells
 	}
 	return err
+}
+
+// tell answers a script.
+func tell(c *cli.Context) error {
+	conf, err := cell.Load(cell.File(c.String("conf")))
+	if err != nil {
+		return err
+	}
+	if c.Bool("local") {
+		return printLocal(conf, c.App.Writer, c.App.ErrWriter)
+	}
+	if c.NArg() != 1 {
+		return usageError{errors.New("--root wants an ID")}
+	}
+	return printRoot(conf, c.Args().First(), c.App.Writer)
 }
 
 // operate runs the server until a signal or a failure ends it.
@@ -169,6 +206,11 @@ func live(s settings, logger *slog.Logger, news *daemon.News, signals <-chan os.
 	if err != nil {
 		return false, err
 	}
+	companions, err := accompany(s, r, logger)
+	if err != nil {
+		return false, errors.Join(err, r.Close())
+	}
+	defer companions.close()
 	logger.Info("server runs", "id", s.server.ID, "root", s.root, "version", release.Version)
 	if err := news.Ready(); err != nil {
 		logger.Warn("who started the server does not hear of it", "error", err)

@@ -1,11 +1,11 @@
-package sockets
+package machine
 
 import (
 	"net"
 	"testing"
 )
 
-func TestOf(t *testing.T) {
+func TestSockets(t *testing.T) {
 	tcp, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -26,7 +26,7 @@ func TestOf(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer server.Close()
-	found, err := Of(tcp.Addr().(*net.TCPAddr).Port, udp.LocalAddr().(*net.UDPAddr).Port)
+	found, err := Sockets(tcp.Addr().(*net.TCPAddr).Port, udp.LocalAddr().(*net.UDPAddr).Port)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,6 @@
-// Package sockets shows the sockets of a machine's ports as netstat does: what is bound, who is connected, and what
-// waits in the queues. It asks the kernel through sock_diag, which needs no privilege.
-package sockets
+// Package machine asks the kernel what the storage service wants to know of this machine and its own process: the time
+// since the machine started, how the process looks to ps, and the sockets of its ports as netstat shows them.
+package machine
 
 import (
 	"errors"
@@ -20,16 +20,16 @@ import (
 // dumpTries is how often a list that changed while it was read is read again.
 const dumpTries = 5
 
-// maxSockets is how many sockets Of returns at most; a server has some hundreds.
+// maxSockets is how many sockets Sockets returns at most; a server has some hundreds.
 const maxSockets = 4096
 
 // states are the names of TCP's states by the kernel's numbers, in netstat's spelling.
 var states = [...]string{1: "ESTABLISHED", 2: "SYN_SENT", 3: "SYN_RECV", 4: "FIN_WAIT1", 5: "FIN_WAIT2", 6: "TIME_WAIT",
 	7: "CLOSE", 8: "CLOSE_WAIT", 9: "LAST_ACK", 10: "LISTEN", 11: "CLOSING", 12: "SYN_RECV"}
 
-// Of lists the sockets of this machine that are bound to a TCP port or a UDP port: first those that listen, then
+// Sockets lists the sockets of this machine that are bound to a TCP port or a UDP port: first those that listen, then
 // the others in order of their addresses, then UDP.
-func Of(tcpPort, udpPort int) ([]admin.Socket, error) {
+func Sockets(tcpPort, udpPort int) ([]admin.Socket, error) {
 	found := []admin.Socket{}
 	for _, kind := range []struct {
 		proto  string
