@@ -1,6 +1,8 @@
 # make build   every program into bin/, statically linked
 # make run     the main job on this machine: see README.md
 # make test    every check and test; as root it installs the Debian packages it needs
+# make deb     the Debian packages into dist/;  make rpm: the RPMs
+# make test-packages    installs both in roots of their own and goes through the manual with them; needs root
 # make bench   measures, beside the real tgt where that is installed
 
 GO      ?= go
@@ -12,7 +14,7 @@ LDFLAGS := -s -w
 PROGRAMS := $(BIN)/PFSserver $(BIN)/pssctl $(BIN)/PFSClient $(BIN)/PFSProbe $(BIN)/PSSAdmin $(BIN)/PSSShutdown \
 	$(BIN)/createISCSIVol $(BIN)/extendISCSIVol $(BIN)/deleteISCSIVol $(BIN)/tgtd $(BIN)/tgtadm $(BIN)/tgtimg $(BIN)/tgt-admin $(BIN)/tgt-setup-lun
 
-.PHONY: all build run test tools lint unit race fuzz sim e2e bench clean $(PROGRAMS)
+.PHONY: all build run test tools lint unit race fuzz sim e2e bench deb rpm test-packages clean $(PROGRAMS)
 
 all: build
 
@@ -58,7 +60,7 @@ lint:
 
 # The end-to-end tests and the simulator's long run have targets of their own.
 unit:
-	$(GO) test $$($(GO) list ./... | grep -v /packaging/e2e)
+	$(GO) test $$($(GO) list ./... | grep -v -e /packaging/e2e -e /packaging/roots)
 
 # Packages in which goroutines meet.
 race:
@@ -79,5 +81,14 @@ sim:
 e2e: build
 	$(GO) test -count=1 -timeout 15m -v ./packaging/e2e
 
+deb:
+	packaging/make-deb
+
+rpm:
+	packaging/make-rpm
+
+test-packages:
+	$(GO) test -count=1 -timeout 10m -v ./packaging/roots
+
 clean:
-	rm -rf $(BIN)
+	rm -rf $(BIN) dist
