@@ -1,6 +1,7 @@
 package rig
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -26,6 +27,9 @@ type TargetOptions struct {
 	// Port is the TCP port of the portal that is wanted; if it is taken, or 0, there will be another.
 	Port int
 	Args []string // further arguments of tgtd
+	// Host is the address of the portal, and Namespace the network namespace that tgtd runs in; empty: this machine's
+	// loopback, in the rig's own.
+	Host, Namespace string
 }
 
 // Target is a tgtd process with its portal and its management socket. The daemon may be that of tgt: set
@@ -49,7 +53,7 @@ func NewTarget(o TargetOptions) (*Target, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Target{Portal: net.JoinHostPort(Host, strconv.Itoa(port)), Socket: filepath.Join(o.Dir, "tgtd.socket"), programs: o.Programs}
+	t := &Target{Portal: net.JoinHostPort(cmp.Or(o.Host, Host), strconv.Itoa(port)), Socket: filepath.Join(o.Dir, "tgtd.socket"), programs: o.Programs}
 	if len(t.Socket) > maxSocketBase {
 		if t.own, err = os.MkdirTemp("", "tgtd"); err != nil {
 			return nil, fmt.Errorf("make a target: %w", err)
@@ -62,7 +66,7 @@ func NewTarget(o TargetOptions) (*Target, error) {
 	}
 	t.Process = NewProcess(Command{
 		Name: "tgtd", Program: o.Programs.Tgtd, Args: append([]string{"-f", "--iscsi", "portal=" + t.Portal}, o.Args...), Env: t.env,
-		Log: filepath.Join(o.Dir, "tgtd.log"),
+		Log: filepath.Join(o.Dir, "tgtd.log"), Namespace: o.Namespace,
 	})
 	return t, nil
 }
