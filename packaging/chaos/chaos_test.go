@@ -217,7 +217,8 @@ func TestTable(t *testing.T) {
 }
 
 func TestUsage(t *testing.T) {
-	for _, args := range [][]string{{"--time", "0s"}, {"--only", "earthquake"}, {"--seed", "x"}, {"more"}, {"--nothing"}} {
+	for _, args := range [][]string{{"--time", "0s"}, {"--only", "earthquake"}, {"--seed", "x"}, {"more"}, {"--nothing"},
+		{"--time", "1s", "wan"}, {"rolling", "--congestion", "bbr"}, {"wan", "more"}} {
 		var stderr bytes.Buffer
 		if status := run(context.Background(), append([]string{"chaos"}, args...), &stderr, &stderr); status != exitUsage {
 			t.Errorf("%v: status %d: %s", args, status, stderr.String())

@@ -60,6 +60,7 @@ type labOptions struct {
 	diskBytes  int64 // of each server's file system; 0: plain folders in dir
 	volume     string
 	key        bool     // with a cell key
+	congestion string   // how TCP answers to loss, as the kernel names it; empty: as it does anyway
 	serverArgs []string // for each server
 }
 
@@ -73,6 +74,11 @@ func newLab(ctx context.Context, o labOptions) (l *lab, err error) {
 	}()
 	if l.net, err = connect(o.seed, o.ids, o.mtu); err != nil {
 		return nil, err
+	}
+	if o.congestion != "" {
+		if err := congestion(o.congestion, o.ids); err != nil {
+			return nil, err
+		}
 	}
 	if o.key {
 		if _, err := auth.Generate(filepath.Join(o.dir, auth.FileName)); err != nil {

@@ -2,7 +2,7 @@
 // namespace, and makes faults of all classes: at first each alone, so that its pause is known, then mixes of chance.
 //
 //	chaos [--time T] [--seed N] [--only CLASS,…] [--key] [--dir DIR] [--bin DIR]
-//	chaos [--key] [--dir DIR] [--bin DIR] wan
+//	chaos [--key] [--dir DIR] [--bin DIR] wan [--congestion NAME] | rolling | catchup
 //
 // Two loads run meanwhile. One writes blocks that say who wrote them and verifies what it reads (package verify); the
 // other has several sessions read, write and compare the same few blocks, and keeps the history, for which there must
@@ -58,10 +58,14 @@ type settings struct {
 	key  bool
 	dir  string
 	bin  string
+	// congestion is TCP's answer to loss for a cell across data centres.
+	congestion string
 }
 
 // usageError is a mistake on the command line.
 type usageError struct{ error }
+
+func badUsage(_ *cli.Context, err error, _ bool) error { return usageError{err} }
 
 // run is the program with its surroundings as arguments; it returns the exit status.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
@@ -79,7 +83,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		},
 		ErrWriter:    stderr,
 		Writer:       stdout,
-		OnUsageError: func(_ *cli.Context, err error, _ bool) error { return usageError{err} },
+		OnUsageError: badUsage,
 		Action: func(c *cli.Context) (err error) {
 			status, err = begin(c, stdout, nil)
 			return err
@@ -107,10 +111,14 @@ func commands(out io.Writer, status *int) []*cli.Command {
 	for _, m := range []struct {
 		name, usage string
 		do          measurement
+		flags       []cli.Flag
 	}{
-		{"wan", "measure a cell across data centres: 0, 50 and 100 ms of round trip, with and without loss", runWAN},
+		{"wan", "measure a cell across data centres: 0, 50 and 100 ms of round trip, with and without loss", runWAN, []cli.Flag{
+			&cli.StringFlag{Name: "congestion", Value: "bbr", Usage: "how TCP answers to loss: `NAME` is bbr, cubic or what else the kernel has"}}},
+		{"rolling", "restart all servers, one after the other, and tell the longest pause of each", runRolling, nil},
+		{"catchup", "measure the return of a server that was away, and of one that lost its disk", runCatchUp, nil},
 	} {
-		all = append(all, &cli.Command{Name: m.name, Usage: m.usage, Action: func(c *cli.Context) (err error) {
+		all = append(all, &cli.Command{Name: m.name, Usage: m.usage, Flags: m.flags, HideHelpCommand: true, OnUsageError: badUsage, Action: func(c *cli.Context) (err error) {
 			*status, err = begin(c, out, m.do)
 			return err
 		}})
@@ -121,13 +129,15 @@ func commands(out io.Writer, status *int) []*cli.Command {
 // begin reads the command line, and does what it says inside namespaces: a measurement, or without one the chaos run.
 func begin(c *cli.Context, out io.Writer, do measurement) (status int, err error) {
 	s := settings{time: c.Duration("time"), seed: c.Uint64("seed"), only: c.StringSlice("only"), key: c.Bool("key"),
-		dir: c.String("dir"), bin: c.String("bin")}
+		dir: c.String("dir"), bin: c.String("bin"), congestion: c.String("congestion")}
 	classes, err := match(faults(), s.only)
 	switch {
 	case c.NArg() > 0:
 		return 0, usageError{fmt.Errorf("unexpected argument %q", c.Args().First())}
 	case err != nil:
 		return 0, usageError{err}
+	case do != nil && (c.IsSet("time") || c.IsSet("only")):
+		return 0, usageError{errors.New("--time and --only are for the run of faults")}
 	case s.time <= 0 || s.time > maxTime:
 		return 0, usageError{fmt.Errorf("--time %v: up to %v is possible", s.time, maxTime)}
 	}

@@ -111,3 +111,17 @@ func connect(seed uint64, ids []cell.ID, mtu int) (*network.Network, error) {
 	}
 	return network.New(seed, ports)
 }
+
+// congestion sets how TCP answers to loss in the namespaces of the servers and the target.
+func congestion(algorithm string, ids []cell.ID) error {
+	spaces := []string{targetSpace}
+	for _, id := range ids {
+		spaces = append(spaces, serverSpace(id))
+	}
+	for _, s := range spaces {
+		if err := network.SetCongestion(s, algorithm); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -50,14 +50,14 @@ func wanCases() []wanCase {
 // runWAN measures a cell across data centres, and prints the table.
 func runWAN(ctx context.Context, s settings, p rig.Programs, out io.Writer) error {
 	l, err := newLab(ctx, labOptions{dir: s.dir, programs: p, ids: rig.Servers(wanServers, 0), seed: s.seed, mtu: mtuWAN,
-		volume: wanVolume, key: s.key, serverArgs: []string{"--heartbeat", wanHeartbeat, "--election", wanElection}})
+		volume: wanVolume, key: s.key, congestion: s.congestion, serverArgs: []string{"--heartbeat", wanHeartbeat, "--election", wanElection}})
 	if err != nil {
 		return err
 	}
 	defer l.close()
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(out, "%d data centres, %d Mbit/s between each two, heartbeat %s, election %s, %d commands under way\n",
-		wanServers, wanRate*8/1_000_000, wanHeartbeat, wanElection, wanDepth)
+	fmt.Fprintf(out, "%d data centres, %d Mbit/s between each two, heartbeat %s, election %s, %d commands under way, TCP with %s\n",
+		wanServers, wanRate*8/1_000_000, wanHeartbeat, wanElection, wanDepth, s.congestion)
 	fmt.Fprintln(w, "round trip\tloss\tmaster\tsequential write\tof the link\t4 KiB random write\tof depth/round trip")
 	for _, c := range wanCases() {
 		if err := l.wanRow(ctx, c, w); err != nil {

@@ -41,6 +41,18 @@ func Attach(namespace, device string, addr netip.Prefix, mtu int) (*os.File, err
 // AddNamespace makes a network namespace.
 func AddNamespace(name string) error { return ip("netns", "add", name) }
 
+// SetCongestion chooses TCP's congestion control in a namespace: cubic, bbr or what else the kernel has. It holds for
+// connections made later.
+func SetCongestion(namespace, algorithm string) error {
+	const file = "/proc/sys/net/ipv4/tcp_congestion_control"
+	cmd := exec.Command("ip", "netns", "exec", namespace, "tee", file)
+	cmd.Stdin = strings.NewReader(algorithm)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("set TCP's congestion control to %q in namespace %q: %w: %s", algorithm, namespace, err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
 func openTUN(device string) (*os.File, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
