@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -64,6 +65,10 @@ func runCatchUp(ctx context.Context, s settings, p rig.Programs, out io.Writer) 
 			return err
 		}
 		left = st.Last
+		// What its log holds beyond the checkpoint would be fetched with what it misses.
+		if err := l.ask(ctx, catchServer, admin.MethodCheckpoint, nil); err != nil {
+			return err
+		}
 		return l.cell.Server(catchServer).Kill()
 	}
 	change := func() error {
@@ -74,13 +79,11 @@ func runCatchUp(ctx context.Context, s settings, p rig.Programs, out io.Writer) 
 		return l.dropLog(ctx, session, left)
 	}
 	wiped := func() error { return os.RemoveAll(server.Root()) }
-	if err := l.catchUp(ctx, "was away", fmt.Sprintf("%d MiB", catchChanged>>20), []func() error{away, change}, w); err != nil {
-		return err
+	err = l.catchUp(ctx, "was away", fmt.Sprintf("%d MiB", catchChanged>>20), []func() error{away, change}, w)
+	if err == nil {
+		err = l.catchUp(ctx, "lost its disk", "all", []func() error{away, wiped}, w)
 	}
-	if err := l.catchUp(ctx, "lost its disk", "all", []func() error{away, wiped}, w); err != nil {
-		return err
-	}
-	if err := w.Flush(); err != nil {
+	if err := errors.Join(err, w.Flush()); err != nil {
 		return err
 	}
 	return l.perTiB(out)
@@ -221,7 +224,7 @@ func (l *lab) smallWrites(ctx context.Context) (n func() uint64, stop func(), er
 		workers.Go(func() {
 			buf := make([]byte, catchLoad)
 			t := initiator.Task{LUN: lun}
-			const reach = 1 << 10 // blocks of each
+			const reach = 1 << 7 // blocks of each: what is written while the server is away adds 4 MiB to what it misses
 			for at := 0; ctx.Err() == nil; at = (at + 1) % reach {
 				lba := (i*reach + at) * catchLoad / blockBytes
 				t.SetWrite(uint64(lba), uint32(catchLoad/blockBytes), buf)
@@ -273,7 +276,7 @@ func (l *lab) perTiB(out io.Writer) error {
 		}
 	}
 	const tib, gib = 1 << 40, 1 << 30
-	_, err = fmt.Fprintf(out, "server 0: %.2f GiB in chunks, %.2f GiB of records and indexes (a volume of %s, thin): %.1f GiB beside each TiB held; memory at most %s\n",
-		float64(chunks)/gib, float64(beside)/gib, catchVolume, float64(beside)/float64(chunks)*tib/gib, memory)
+	_, err = fmt.Fprintf(out, "server 0: %.2f GiB in chunks, %.2f GiB of records and indexes beside, which is %.1f GiB for each TiB written so scattered; memory at most %s\n",
+		float64(chunks)/gib, float64(beside)/gib, float64(beside)/float64(chunks)*tib/gib, memory)
 	return err
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"syscall"
@@ -41,7 +42,7 @@ func runRolling(ctx context.Context, s settings, p rig.Programs, out io.Writer) 
 		}, w)
 		cancel()
 		if err != nil {
-			return fmt.Errorf("restart server %d: %w", id, err)
+			return errors.Join(fmt.Errorf("restart server %d: %w", id, err), w.Flush())
 		}
 	}
 	load.Stop()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -61,7 +62,7 @@ func runWAN(ctx context.Context, s settings, p rig.Programs, out io.Writer) erro
 	fmt.Fprintln(w, "round trip\tloss\tmaster\tsequential write\tof the link\t4 KiB random write\tof depth/round trip")
 	for _, c := range wanCases() {
 		if err := l.wanRow(ctx, c, w); err != nil {
-			return fmt.Errorf("%v round trip, %g loss: %w", c.roundTrip, c.loss, err)
+			return errors.Join(fmt.Errorf("%v round trip, %g loss: %w", c.roundTrip, c.loss, err), w.Flush())
 		}
 	}
 	return w.Flush()
