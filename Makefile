@@ -14,7 +14,7 @@ LDFLAGS := -s -w
 PROGRAMS := $(BIN)/PFSserver $(BIN)/pssctl $(BIN)/PFSClient $(BIN)/PFSProbe $(BIN)/PSSAdmin $(BIN)/PSSShutdown \
 	$(BIN)/createISCSIVol $(BIN)/extendISCSIVol $(BIN)/deleteISCSIVol $(BIN)/tgtd $(BIN)/tgtadm $(BIN)/tgtimg $(BIN)/tgt-admin $(BIN)/tgt-setup-lun
 
-.PHONY: all build run test tools lint unit race fuzz sim e2e bench deb rpm test-packages clean $(PROGRAMS)
+.PHONY: all build run test tools lint unit race fuzz sim e2e chaos bench deb rpm test-packages clean $(PROGRAMS)
 
 all: build
 
@@ -45,7 +45,7 @@ bench: build
 	$(GO) run ./packaging/bench $(BENCH)
 
 # Everything, cheapest first. What it leaves out for want of a package or of root it says, and says again at the end.
-test: tools lint unit sim race fuzz e2e
+test: tools lint unit sim race fuzz e2e chaos
 	@packaging/tools left-out
 
 # The Debian packages that lint and the end-to-end tests use.
@@ -89,6 +89,12 @@ rpm:
 
 test-packages:
 	$(GO) test -count=1 -timeout 10m -v ./packaging/roots
+
+# Faults of every class on a cell of real processes in network namespaces, under a verifying load; as root.
+# CHAOS="--time 20m --seed 7" for a long run, CHAOS=wan for the table of cells across data centres.
+CHAOS ?= --time 2m
+chaos: build
+	@packaging/chaos/run $(CHAOS)
 
 clean:
 	rm -rf $(BIN) dist

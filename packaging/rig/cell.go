@@ -57,32 +57,51 @@ func NewCell(dir string, p Programs, ids []cell.ID) (*Cell, error) {
 
 // NewOpenCell is NewCell without making a key: the cell is open, unless the folder has one.
 func NewOpenCell(dir string, p Programs, ids []cell.ID) (*Cell, error) {
-	c := &Cell{Conf: filepath.Join(dir, "server.conf"), programs: p, servers: make(map[cell.ID]*Process)}
 	udp, tcp, err := cellPorts(ids)
 	if err != nil {
 		return nil, err
 	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "# id server udp_port tcp_port path\n")
+	var places []Place
 	for _, id := range ids {
 		path := filepath.Join(dir, "server-"+strconv.Itoa(int(id)))
 		if err := os.MkdirAll(path, 0o755); err != nil {
 			return nil, fmt.Errorf("make a cell: %w", err)
 		}
-		fmt.Fprintf(&b, "%d %s %d %d %s\n", id, Host, udp+int(id), tcp+int(id), path)
+		places = append(places, Place{ID: id, Host: Host, UDPPort: udp + int(id), TCPPort: tcp + int(id), Path: path})
+	}
+	return NewCellAt(dir, p, places)
+}
+
+// Place is where a server runs.
+type Place struct {
+	ID               cell.ID
+	Host             string
+	UDPPort, TCPPort int
+	Path             string   // the folder of its record, which has to be there
+	Namespace        string   // its network namespace; empty: the rig's own
+	Args             []string // further options
+}
+
+// NewCellAt writes DIR/server.conf for a cell whose servers run at these places. Nothing is started. A key that is in
+// the folder is the cell's.
+func NewCellAt(dir string, p Programs, places []Place) (*Cell, error) {
+	c := &Cell{Conf: filepath.Join(dir, "server.conf"), programs: p, servers: make(map[cell.ID]*Process)}
+	var b strings.Builder
+	fmt.Fprintf(&b, "# id server udp_port tcp_port path\n")
+	for _, at := range places {
+		id := strconv.Itoa(int(at.ID))
+		fmt.Fprintf(&b, "%s %s %d %d %s\n", id, at.Host, at.UDPPort, at.TCPPort, at.Path)
+		c.servers[at.ID] = NewProcess(Command{
+			Name: "server " + id, Program: p.PFSserver, Namespace: at.Namespace, Log: filepath.Join(dir, "server-"+id+".log"),
+			Args: append(append([]string{"--foreground", "--metrics", "off", "--conf", c.Conf}, at.Args...), id),
+		})
 	}
 	if err := os.WriteFile(c.Conf, []byte(b.String()), 0o644); err != nil {
 		return nil, fmt.Errorf("make a cell: %w", err)
 	}
+	var err error
 	if c.Config, err = cell.Load(c.Conf); err != nil {
 		return nil, fmt.Errorf("make a cell: %w", err)
-	}
-	for _, s := range c.Config.Servers {
-		id := strconv.Itoa(int(s.ID))
-		c.servers[s.ID] = NewProcess(Command{
-			Name: "server " + id, Program: p.PFSserver, Args: []string{"--foreground", "--metrics", "off", "--conf", c.Conf, id},
-			Log: filepath.Join(dir, "server-"+id+".log"),
-		})
 	}
 	return c, nil
 }

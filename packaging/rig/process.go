@@ -24,6 +24,8 @@ type Command struct {
 	Args    []string
 	Env     []string // added to the environment
 	Log     string   // file that standard output and error are appended to
+	// Namespace is the network namespace that it runs in, by the name that `ip netns` knows it by; empty: the rig's own.
+	Namespace string
 }
 
 // Process is a program that may be started, killed, frozen and started again. Its methods may be called from
@@ -61,7 +63,12 @@ func (p *Process) Start() error {
 	if err != nil {
 		return fmt.Errorf("start %s: %w", p.cmd.Name, err)
 	}
-	cmd := exec.Command(p.cmd.Program, p.cmd.Args...)
+	argv := append([]string{p.cmd.Program}, p.cmd.Args...)
+	if p.cmd.Namespace != "" {
+		// ip becomes the program, with the same process id.
+		argv = append([]string{"ip", "netns", "exec", p.cmd.Namespace}, argv...)
+	}
+	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Env = append(os.Environ(), p.cmd.Env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	// A process group of its own: a Ctrl-C at the terminal is for us, who then end it in order.

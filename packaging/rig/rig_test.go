@@ -187,7 +187,7 @@ func TestCell(t *testing.T) {
 			t.Errorf("server %d is at %s UDP %d TCP %d", s.ID, s.Host, s.UDPPort, s.TCPPort)
 		}
 	}
-	if err := c.StartAll(t.Context()); err == nil || !strings.Contains(err.Error(), "no disk: --foreground --conf "+c.Conf) {
+	if err := c.StartAll(t.Context()); err == nil || !strings.Contains(err.Error(), "no disk: --foreground --metrics off --conf "+c.Conf) {
 		t.Errorf("%v; want the server's log", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())

@@ -1,6 +1,7 @@
 package rig
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -27,6 +28,9 @@ type TargetOptions struct {
 	Port   int
 	Driver string   // further words of --iscsi, each with a comma before it
 	Args   []string // further arguments of tgtd
+	// Host is the address of the portal, and Namespace the network namespace that tgtd runs in; empty: this machine's
+	// loopback, in the rig's own.
+	Host, Namespace string
 }
 
 // Target is a tgtd process with its portal and its management socket. The daemon may be that of tgt: set
@@ -50,7 +54,7 @@ func NewTarget(o TargetOptions) (*Target, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Target{Portal: net.JoinHostPort(Host, strconv.Itoa(port)), Socket: filepath.Join(o.Dir, "tgtd.socket"), programs: o.Programs}
+	t := &Target{Portal: net.JoinHostPort(cmp.Or(o.Host, Host), strconv.Itoa(port)), Socket: filepath.Join(o.Dir, "tgtd.socket"), programs: o.Programs}
 	if len(t.Socket) > maxSocketBase {
 		if t.own, err = os.MkdirTemp("", "tgtd"); err != nil {
 			return nil, fmt.Errorf("make a target: %w", err)
@@ -63,7 +67,8 @@ func NewTarget(o TargetOptions) (*Target, error) {
 	}
 	t.Process = NewProcess(Command{
 		Name: "tgtd", Program: o.Programs.Tgtd, Args: append([]string{"-f", "--iscsi", "portal=" + t.Portal + o.Driver}, o.Args...), Env: t.env,
-		Log: filepath.Join(o.Dir, "tgtd.log"),
+		Log:       filepath.Join(o.Dir, "tgtd.log"),
+		Namespace: o.Namespace,
 	})
 	return t, nil
 }
