@@ -397,10 +397,16 @@ func (n *Node) toAppend(m *raftpb.Message) Append {
 	if m.Term != 0 {
 		hs := log.HardState{Term: m.Term, Vote: m.Vote, Commit: m.Commit}
 		// A higher commit index alone is not worth a write: it is found again from the master.
-		if hs.Term != n.store.hard.Term || hs.Vote != n.store.hard.Vote || len(m.Entries) > 0 {
+		if hs.Term != n.store.hard.Term || hs.Vote != n.store.hard.Vote {
 			a.State = &hs
 		}
 		n.store.hard = hs
+	}
+	if hs := n.store.hard; len(m.Entries) > 0 && hs.Commit != n.store.kept {
+		a.State = &hs // with entries it costs nothing, whenever it was that the commit index rose
+	}
+	if a.State != nil {
+		n.store.kept = a.State.Commit
 	}
 	if m.Snapshot != nil && !raft.IsEmptySnap(*m.Snapshot) {
 		a.Snapshot = m.Snapshot

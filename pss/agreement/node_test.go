@@ -90,3 +90,32 @@ func TestLogBehindCheckpointIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestEntriesCarryTheCommitIndex: a commit index that rose by itself is not written, but goes to the log with the next
+// entries, so that who acknowledges an entry knows after a restart what its sender knew to be agreed on.
+func TestEntriesCarryTheCommitIndex(t *testing.T) {
+	n := single(t)
+	var out Output
+	step := func(m raftpb.Message) *log.HardState {
+		m.Type, m.From, m.To, m.Term = raftpb.MsgApp, 2, 1, 1
+		check(t, n.Step(2*time.Second, m, 0, 0))
+		n.Ready(&out)
+		var state *log.HardState
+		for i := range out.Appends {
+			if out.Appends[i].State != nil {
+				state = out.Appends[i].State
+			}
+			check(t, n.Appended(2*time.Second, &out.Appends[i], &out))
+		}
+		out.Reset()
+		return state
+	}
+	step(raftpb.Message{Entries: []raftpb.Entry{{Index: 1, Term: 1}}})
+	if hs := step(raftpb.Message{Index: 1, LogTerm: 1, Commit: 1}); hs != nil {
+		t.Fatalf("%+v is written for a commit index alone", *hs)
+	}
+	hs := step(raftpb.Message{Index: 1, LogTerm: 1, Commit: 1, Entries: []raftpb.Entry{{Index: 2, Term: 1}}})
+	if hs == nil || hs.Commit != 1 {
+		t.Fatalf("entry 2 came with commit index 1, and %+v went to the log", hs)
+	}
+}

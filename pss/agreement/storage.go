@@ -19,6 +19,7 @@ type storage struct {
 	snapshot func() (raftpb.Snapshot, error)
 
 	hard       log.HardState // newest handed out
+	kept       uint64        // commit index of the newest HardState that went to the log
 	applied    uint64
 	lastIssued uint64 // index of the newest entry handed out to be appended
 

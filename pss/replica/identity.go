@@ -1,7 +1,6 @@
 package replica
 
 import (
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
@@ -149,8 +148,18 @@ func writeWhole(root disk.FS, name string, b []byte) error {
 // ErrForeign reports a root that is not what the server was started for.
 var ErrForeign = errors.New("the root belongs elsewhere")
 
+// OpenIdentity reads the identity of a server's root before its log and store are opened. An empty root is given one,
+// and one that belongs to no member is made ready to join. random is where new identities come from.
+func OpenIdentity(root disk.FS, id cell.ID, random io.Reader) (Identity, error) {
+	found, err := openIdentity(root, id, random)
+	if err == nil && found.Number == 0 {
+		err = vacate(root, &found)
+	}
+	return found, err
+}
+
 // openIdentity reads the identity of a server's root, and gives an empty root one.
-func openIdentity(root disk.FS, id cell.ID) (Identity, error) {
+func openIdentity(root disk.FS, id cell.ID, random io.Reader) (Identity, error) {
 	found, err := ReadIdentity(root)
 	switch {
 	case err == nil && found.ID != id:
@@ -165,7 +174,7 @@ func openIdentity(root disk.FS, id cell.ID) (Identity, error) {
 	if used {
 		return found, fmt.Errorf("%w: there is data, and no file %q to say whose", ErrIdentity, identityName)
 	}
-	if found, err = NewIdentity(id, rand.Reader); err != nil {
+	if found, err = NewIdentity(id, random); err != nil {
 		return found, err
 	}
 	return found, WriteIdentity(root, &found)

@@ -150,3 +150,17 @@ func editDemote(c *Core, r *Record, since time.Duration) ([]raftpb.ConfChangeSin
 	}
 	return []raftpb.ConfChangeSingle{{Type: raftpb.ConfChangeAddLearnerNode, NodeID: r.Number}}, nil
 }
+
+// EditMembers proposes what one of the admin package's members methods asks for, about one server. at is for the methods
+// that say where the server is; servers that were not heard of after since count as down. It is through when it is
+// applied at the index returned. An *admin.Error says why not.
+func (c *Core) EditMembers(method string, id cell.ID, at admin.AddArgs, since time.Duration) (index uint64, err error) {
+	do, ok := map[string]edit{
+		admin.MethodAdd: editAdd(at), admin.MethodMove: editMove(at), admin.MethodRemove: editRemove,
+		admin.MethodReplace: editReplace, admin.MethodPromote: editPromote, admin.MethodDemote: editDemote,
+	}[method]
+	if !ok {
+		return 0, admin.Errorf(admin.BadArguments, "%q does not change members", method)
+	}
+	return c.edit(method, id, do, since)
+}

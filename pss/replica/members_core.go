@@ -39,6 +39,7 @@ type membership struct {
 	proposed   uint64                // index of the change that was proposed last
 	inTerm     uint64                // and its term
 	what       string                // and what it is, in words
+	confirm    bool                  // of a master: an entry is to follow the change that was applied last
 	since      time.Duration         // when this server was not master last
 	putOff     string                // why the last wish was not carried out
 
@@ -261,6 +262,7 @@ func (c *Core) applyMembers(e *raftpb.Entry) error {
 		}
 	}
 	c.node.ApplyMembers(cc)
+	c.mem.confirm = c.view.Self
 	now := c.node.Members()
 	c.logger.Info("members", "index", e.Index, "members", now.String())
 	return nil
@@ -291,8 +293,11 @@ func (c *Core) govern() error {
 		m.since = c.now
 		clear(m.applicants)
 		clear(m.level)
-		m.putOff = ""
+		m.putOff, m.confirm = "", false
 		return nil
+	}
+	if m.confirm && c.changing() == "" {
+		return c.confirmChange()
 	}
 	// A new master does not know yet who is up.
 	if c.now-m.since < c.cfg.Timing.Tick*time.Duration(c.cfg.Timing.Election) || c.changing() != "" || c.node.HandingOver() {
@@ -313,6 +318,23 @@ func (c *Core) govern() error {
 		}
 	}
 	return c.promoteLevel()
+}
+
+// confirmChange has an empty entry follow a change of members. Who acknowledges it has on its disk that the change was
+// agreed on. Before that only the master may know so, and without its disk the others would go on with the members
+// before the change, of which a majority may not be there any more.
+func (c *Core) confirmChange() error {
+	m := &c.mem
+	index, term, err := c.node.Propose([]raftpb.Entry{{}}, &c.agreed)
+	if errors.Is(err, agreement.ErrRefused) {
+		return nil // the next tick tries again
+	}
+	if err != nil {
+		return err
+	}
+	m.confirm, m.proposed, m.inTerm = false, index, term
+	m.what += " (to be confirmed)"
+	return nil
 }
 
 // admit takes a server in: its old number goes out and a new one comes in, without a vote, in one change.

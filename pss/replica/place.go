@@ -126,16 +126,20 @@ func (r *Replica) reconcile(t *Table) {
 
 // keep writes the identity that the Core decided on, and has it be that member.
 func (r *Replica) keep(id Identity) {
-	err := WriteIdentity(r.fs, &id)
-	if err == nil {
-		err = removeIfThere(r.fs, givenUpLog)
-	}
-	if err != nil {
+	if err := KeepIdentity(r.fs, &id); err != nil {
 		r.failed(err)
 		return
 	}
 	r.place.identity.Store(&id)
 	r.drive(func(now time.Duration) error { return r.core.IdentityKept(now) })
+}
+
+// KeepIdentity carries Output.Identity out: afterwards Core.IdentityKept is to be called.
+func KeepIdentity(dir disk.FS, id *Identity) error {
+	if err := WriteIdentity(dir, id); err != nil {
+		return err
+	}
+	return removeIfThere(dir, givenUpLog)
 }
 
 // givenUpLog is where the log of a member goes that gave up its place, until it has another: nothing reads it but,
@@ -162,6 +166,11 @@ func giveUp(root string, id cell.ID, into wire.CellID, random io.Reader, discard
 		return err
 	}
 	defer lock.Close()
+	return GiveUpRoot(dir, id, into, random)
+}
+
+// GiveUpRoot is GiveUp for a root that is open and that nobody else uses.
+func GiveUpRoot(dir disk.FS, id cell.ID, into wire.CellID, random io.Reader) error {
 	old, err := ReadIdentity(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, ErrIdentity) {
 		return err

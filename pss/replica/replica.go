@@ -3,6 +3,7 @@ package replica
 import (
 	"cmp"
 	"context"
+	crand "crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -174,14 +175,9 @@ func (r *Replica) recover() error {
 	if r.rooted, err = disk.Lock(r.opts.Root); err != nil {
 		return err
 	}
-	id, err := openIdentity(fs, r.opts.ID)
+	id, err := OpenIdentity(fs, r.opts.ID, crand.Reader)
 	if err != nil {
 		return err
-	}
-	if id.Number == 0 {
-		if err := vacate(fs, &id); err != nil {
-			return err
-		}
 	}
 	if id.Refound {
 		r.logger.Warn("the cell is founded again, with this server as its only member", "cell", id.Cell)

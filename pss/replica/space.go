@@ -125,7 +125,9 @@ func (c *Core) survey() {
 
 // refuseSpace answers the operations in the queue that take space, while the cell has none. It reports false when
 // the queue has to wait: before this master has applied all of earlier terms it can't tell which of them took
-// effect already and only ask for their result.
+// effect already and only ask for their result. Nor may an operation be refused before the opening of its connection is
+// applied: what was sent on the connection before may be under way, and take effect. Until then it is agreed on; the
+// reserve has room for that.
 func (c *Core) refuseSpace(out *Output) bool {
 	if !c.cellFull {
 		return true
@@ -136,7 +138,7 @@ func (c *Core) refuseSpace(out *Output) bool {
 	keep := c.queue[:0]
 	for _, p := range c.queue {
 		o, err := op.Parse(p.Op)
-		if err == nil && takesSpace(o.Code) && !c.machine.Executed(o.Session, o.Seq) {
+		if err == nil && takesSpace(o.Code) && c.machine.Refusable(o.Session, o.Epoch, o.Seq) {
 			out.Replies = append(out.Replies, Reply{Origin: p.Origin, Bytes: len(p.Op), Result: op.Result{Errno: op.NoSpace}})
 			continue
 		}
