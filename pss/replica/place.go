@@ -166,11 +166,15 @@ func giveUp(root string, id cell.ID, into wire.CellID, random io.Reader, discard
 		return err
 	}
 	defer lock.Close()
-	return GiveUpRoot(dir, id, into, random)
+	return giveUpRoot(dir, id, into, random, discard, healed)
 }
 
 // GiveUpRoot is GiveUp for a root that is open and that nobody else uses.
 func GiveUpRoot(dir disk.FS, id cell.ID, into wire.CellID, random io.Reader) error {
+	return giveUpRoot(dir, id, into, random, false, time.Time{})
+}
+
+func giveUpRoot(dir disk.FS, id cell.ID, into wire.CellID, random io.Reader, discard bool, healed time.Time) error {
 	old, err := ReadIdentity(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, ErrIdentity) {
 		return err
