@@ -95,7 +95,7 @@ func (s *server) rot() {
 	if err == nil {
 		err = f.Sync()
 	}
-	if err != nil && !errors.Is(err, errMedium) {
+	if err != nil && !errors.Is(err, errMedium) && !errors.Is(err, disk.ErrNoSpace) { // else it has a fault already
 		s.w.fail("a fault for server %d: %w", s.id, err)
 	}
 	if base := path.Base(name); base == "sums" || base == "index" {
