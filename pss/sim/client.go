@@ -2,6 +2,7 @@ package sim
 
 import (
 	"encoding/binary"
+	"errors"
 	"slices"
 	"time"
 
@@ -126,6 +127,9 @@ func (c *client) choose() *request {
 	kind := rng.IntN(8)
 	if c.reader {
 		kind = 0
+	}
+	if c.w.o.Faults.Has(Clock) && (!c.w.calm || c.w.now < c.w.readsAt) && kind < 3 {
+		kind = 7
 	}
 	switch kind {
 	case 0, 1, 2:
@@ -283,6 +287,11 @@ func (s *server) serve(sent *call) {
 		s.refuse(sent)
 		return
 	case sent.bytes != nil:
+		if s.w.o.Flaw == RefuseAndDo && s.full && sent.r != nil && s.core.View().Self && s.w.chance(4) {
+			refused := sent
+			s.answer(refused, func() { refused.k.c.result(refused, op.Result{Errno: op.NoSpace}) })
+			sent = &call{k: sent.k, bytes: sent.bytes} // nobody waits for it
+		}
 		s.core.Propose(replica.Proposal{Origin: replica.Origin{Client: sent}, Op: sent.bytes})
 	case s.clock() < s.core.Lease() || s.w.o.Flaw == DeposedReads && s.wasMaster:
 		s.readNow(sent)
@@ -305,7 +314,7 @@ func (s *server) readNow(sent *call) {
 	from := uint64(firstSector+r.sector) * sectorBytes
 	if size > from {
 		if err := s.store.ReadAt(sent.k.c.object, int64(from), buf[:min(uint64(len(buf)), size-from)]); err != nil {
-			s.w.fail("server %d reads: %w", s.id, err)
+			s.readFailed(sent, err)
 			return
 		}
 	}
@@ -321,6 +330,23 @@ func (s *server) readNow(sent *call) {
 		}
 	}
 	s.answer(sent, func() { sent.k.c.finish(r, op.Result{}, values) })
+}
+
+// readFailed sees to a read that met a bad disk: after a repair it is made again, as if it came anew.
+func (s *server) readFailed(sent *call, err error) {
+	var damage *store.DamageError
+	switch {
+	case errors.As(err, &damage) && s.wound.open:
+		ref := replica.ChunkRef{Object: damage.Object, Chunk: uint32(damage.Block / store.BlocksPerChunk)}
+		s.later(s.w.between(netFast, repairAfter), func() {
+			if err := s.repair(ref); err != nil {
+				s.w.tracef("server %d repairs for a read: %v", s.id, err)
+			}
+			s.serve(sent)
+		})
+	default:
+		s.ended(err)
+	}
 }
 
 // reply carries a Core's reply to the client it is for.
@@ -399,6 +425,13 @@ func (c *client) finish(r *request, res op.Result, values []uint64) {
 		}
 	case res.Errno == op.OK || r.code == op.CompareAndWrite && res.Errno == op.Miscompare:
 		c.note(r, w.now, res, values)
+	case res.Errno == op.NoSpace && w.o.Faults.Has(Full):
+		// It was refused: it has no effect, now or later, so it is not part of the history.
+		w.injected[refusal]++
+		if w.calm { // it is one of the last requests that it must get through
+			c.left++
+			c.think()
+		}
 	default:
 		w.fail("client %d: %v failed: %w", c.id, r.code, res.Errno)
 		return

@@ -8,6 +8,16 @@
 // clients write, read and compare-and-write a few sectors, some of them with several requests under way.
 // In the second everything works again, and the cell has to answer every client within a bounded time.
 //
+// On top of these a seed chooses classes of Faults, and mixes them: servers that found their cell, lose their disks and
+// join anew; disks that return wrong bytes, fail, or fill up; clocks that run as they like. Each class keeps to what
+// the cell promises to bear (see wound), and each but Clock has a Flaw that breaks the rule it is to guard.
+//
+// In the second phase every server has to be a whole member again, with a clean disk (scrubbed), level with the others.
+//
+// What a run does not do: a disk whose log loses what it reported as synced. A core server with such a disk may vote for a
+// server that lacks an entry it acknowledged before the master tells it so (agreement.ErrLostLog); no agreement
+// of this kind bears that. Clocks beyond agreement.MaxDrift make leases unsafe, so there clients do not read.
+//
 // Two oracles judge a run: the history of every sector has to be linearizable, and servers that
 // applied the same index have to hold the same bytes. Besides, no operation may be refused that package
 // pss relies on being taken: a session is never lost, and its epoch never overtaken.

@@ -1,6 +1,8 @@
 package sim
 
 import (
+	"fmt"
+	"strings"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -13,6 +15,7 @@ const (
 	answerTime = 30 * time.Second // every client is answered
 	levelTime  = 30 * time.Second // every server has applied everything
 	checkEvery = 50 * time.Millisecond
+	leaseGone  = 5 * time.Second // no lease from before the clocks were right lasts so long
 )
 
 // Stats says how much a run did.
@@ -23,6 +26,29 @@ type Stats struct {
 	CatchUps  int // servers brought up to date past the log
 	Masters   int // terms seen at the end
 	Simulated time.Duration
+	Injected  [faultKinds]int
+}
+
+// Add adds another run's.
+func (st *Stats) Add(o Stats) {
+	st.Events += o.Events
+	st.Answers += o.Answers
+	st.Crashes += o.Crashes
+	st.CatchUps += o.CatchUps
+	st.Masters = max(st.Masters, o.Masters)
+	st.Simulated += o.Simulated
+	for i, n := range o.Injected {
+		st.Injected[i] += n
+	}
+}
+
+// Faults lists how often each kind of fault was injected.
+func (st *Stats) Faults() string {
+	var all []string
+	for i, n := range st.Injected {
+		all = append(all, fmt.Sprintf("%d %s", n, faultKindNames[i]))
+	}
+	return strings.Join(all, ", ")
 }
 
 // Run simulates a cell. The error says which seed failed, when, and what was wrong.
@@ -46,6 +72,7 @@ func Run(o Options) (Stats, error) {
 	}
 	w.clients[0].think()
 	w.trouble()
+	w.faults()
 	for w.steps < o.Steps && w.step() {
 	}
 	if w.failure == nil {
@@ -160,11 +187,20 @@ func (w *world) settle() {
 	w.calm = true
 	clear(w.cut[:])
 	for _, s := range w.all() {
-		s.resumes = 0
+		s.resumes, s.full = 0, false
+		s.disk.FailAfter(-1, nil)
+		s.disk.SetCapacity(0)
+		s.setClock(0, 1)
 		if !s.up {
 			s.boot()
 		}
 	}
+	w.readsAt = w.now + leaseGone
+	w.answer()
+}
+
+// answer has the cell answer every client, and come to one state.
+func (w *world) answer() {
 	if !w.wait(answerTime, w.answered) {
 		w.fail("the cell is whole again, but after %v not every client is answered", answerTime)
 		return
@@ -206,7 +242,7 @@ func (w *world) level() bool {
 		if !s.up {
 			s.boot()
 		}
-		if s.core.Applied() != all[0].core.Applied() {
+		if s.core.Applied() != all[0].core.Applied() || s.wound.open {
 			return false
 		}
 	}
@@ -215,7 +251,7 @@ func (w *world) level() bool {
 
 // end asks the oracles.
 func (w *world) end() (Stats, error) {
-	st := Stats{Events: w.steps, CatchUps: w.catchUps, Simulated: w.now}
+	st := Stats{Events: w.steps, CatchUps: w.catchUps, Simulated: w.now, Injected: w.injected}
 	for _, ops := range w.history.sectors {
 		st.Answers += len(ops)
 	}
@@ -243,7 +279,9 @@ func (w *world) end() (Stats, error) {
 func (w *world) sameBytes() {
 	all := w.all()
 	for _, s := range all[1:] {
-		if a, b := all[0].digest(), s.digest(); a != b {
+		a, wholeA := all[0].digest()
+		b, wholeB := s.digest()
+		if a != b || !wholeA || !wholeB {
 			w.fail("servers %d and %d differ at index %d: %x, %x", all[0].id, s.id, s.core.Applied(), a, b)
 			return
 		}

@@ -3,8 +3,10 @@ package sim
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -51,6 +53,12 @@ type server struct {
 
 	installing bool
 	wasMaster  bool // for DeposedReads
+	wound      wound
+	old        []oldBlock // of its disk, for Rot
+	full       bool       // its disk has a limit
+
+	rateSince time.Duration // rate is in force, and leapt what the clock had shown until then
+	leapt     time.Duration
 }
 
 func newServer(w *world, id cell.ID) *server {
@@ -62,7 +70,13 @@ func newServer(w *world, id cell.ID) *server {
 
 // clock is the server's own time. It starts anew with every process.
 func (s *server) clock() time.Duration {
-	return s.skew + time.Duration(float64(s.w.now)*s.rate)
+	return s.skew + s.leapt + time.Duration(float64(s.w.now-s.rateSince)*s.rate)
+}
+
+// setClock has the clock leap forward and go on at a rate.
+func (s *server) setClock(leap time.Duration, rate float64) {
+	s.leapt += time.Duration(float64(s.w.now-s.rateSince)*s.rate) + leap
+	s.rateSince, s.rate = s.w.now, rate
 }
 
 var quiet = slog.New(slog.NewTextHandler(io.Discard, &slog.HandlerOptions{Level: slog.LevelError + 1}))
@@ -73,10 +87,17 @@ func (s *server) boot() {
 	w := s.w
 	w.tracef("server %d boots", s.id)
 	s.skew = w.between(1, time.Hour)
-	fail := func(err error) {
-		w.fail("server %d does not start: %w", s.id, err)
-	}
+	fail := func(err error) { s.noStart(err) }
+	c := replica.Config{ID: s.id, Members: w.members(), Timing: simTiming, Logger: quiet,
+		CheckpointBytes: simCheckpoint, OverlayBytes: simOverlay, CheckpointEvery: simEvery, DigestEvery: simDigest}
 	var err error
+	if w.o.Faults.Has(Members) {
+		if c.Identity, err = replica.OpenIdentity(s.disk, s.id, w.bits()); err != nil {
+			fail(err)
+			return
+		}
+		c.Servers, c.Life = w.conf(), w.rng.Uint64()
+	}
 	if s.log, err = log.Open(s.disk, "log", log.Options{SegmentBytes: simSegment}); err != nil {
 		fail(err)
 		return
@@ -87,10 +108,7 @@ func (s *server) boot() {
 		return
 	}
 	s.store = st
-	s.core, err = replica.NewCore(replica.Config{ID: s.id, Members: w.members(), Timing: simTiming, Logger: quiet,
-		CheckpointBytes: simCheckpoint, OverlayBytes: simOverlay, CheckpointEvery: simEvery,
-		DigestEvery: simDigest}, s.log, st, ckpt, s.clock())
-	if err != nil {
+	if s.core, err = replica.NewCore(c, s.log, st, ckpt, s.clock()); err != nil {
 		fail(err)
 		return
 	}
@@ -99,6 +117,30 @@ func (s *server) boot() {
 	s.writer, s.out = replica.LogWriter{}, replica.Output{}
 	s.resumes = 0
 	s.tick()
+	s.look()
+	s.scrub()
+}
+
+// noStart is a server that an error keeps from starting. If the disk is to blame it is started again later: when there
+// may be room, or without its place in the cell.
+func (s *server) noStart(err error) {
+	var inLog *log.DamageError
+	switch {
+	case errors.Is(err, errMedium):
+	case errors.Is(err, disk.ErrNoSpace) && s.full:
+	case s.damaged(err) || errors.As(err, &inLog) && s.wound.open:
+		s.giveUp()
+	default:
+		s.w.fail("server %d does not start: %w", s.id, err)
+		return
+	}
+	s.w.tracef("server %d does not start: %v", s.id, err)
+	s.disk.Crash(s.w.rng) // as failed says
+	s.w.after(s.w.between(retryNoSpace, 4*retryNoSpace), func() {
+		if !s.up {
+			s.boot()
+		}
+	})
 }
 
 // later schedules do for this process: it happens when the process isn't stopped, and only while it lives.
@@ -111,10 +153,25 @@ func (s *server) later(d time.Duration, do func()) {
 		case s.w.now < s.resumes:
 			s.w.after(s.resumes-s.w.now, run)
 		default:
-			do()
+			s.guarded(do)
 		}
 	}
 	s.w.after(d, run)
+}
+
+// guarded ends the process when agreement panics because it can't read its log. Any other panic is an oracle's.
+func (s *server) guarded(do func()) {
+	defer func() {
+		p := recover()
+		if p == nil {
+			return
+		}
+		if !s.w.o.Faults.Has(Errors) || !strings.Contains(fmt.Sprint(p), errMedium.Error()) {
+			panic(p)
+		}
+		s.ended(errMedium)
+	}()
+	do()
 }
 
 func (s *server) tick() {
@@ -139,9 +196,7 @@ func (s *server) pump(err error) {
 		err = s.core.Pump(&s.out)
 	}
 	if err != nil {
-		if !errors.Is(err, disk.ErrCrashed) {
-			s.w.fail("server %d: %w", s.id, err)
-		}
+		s.ended(err)
 		return
 	}
 	s.wasMaster = s.wasMaster || s.core.View().Self
@@ -159,10 +214,20 @@ func (s *server) pump(err error) {
 	if b := s.out.CatchUp; b != nil {
 		s.later(s.w.between(netSlow, 50*time.Millisecond), func() { s.catchUp(b) })
 	}
+	if s.out.Repair != nil {
+		s.mend(*s.out.Repair)
+	}
 	if s.out.Recycle != 0 {
 		if err := s.log.Recycle(s.out.Recycle); err != nil {
-			s.w.fail("server %d: %w", s.id, err)
+			s.ended(err)
+			return
 		}
+	}
+	for i := range s.out.Notices {
+		s.w.notify(s.id, s.out.Notices[i])
+	}
+	if id := s.out.Identity; id != nil {
+		s.later(s.w.between(netFast, 5*time.Millisecond), func() { s.keep(*id) })
 	}
 	s.out.Reset()
 	s.compare()
@@ -183,24 +248,32 @@ func (s *server) write() {
 			continue
 		}
 		s.installing = true // until agreement and the state machine hear of it, the store is ahead of them
-		if !s.w.calm && s.w.chance(4) {
-			s.disk.FailAfter(s.w.rng.IntN(40), disk.ErrCrashed)
-		}
+		s.cutPower(40)
 	}
+	s.put(batch)
+}
+
+// put writes a batch, again and again while there is no room for it.
+func (s *server) put(batch []agreement.Append) {
 	err := s.writer.Write(s.log, batch)
-	s.disk.FailAfter(-1, nil)
+	s.endPowerCut()
 	if errors.Is(err, disk.ErrCrashed) {
 		s.w.kill(s, true)
 		return
 	}
+	if errors.Is(err, disk.ErrNoSpace) {
+		s.later(retryNoSpace, func() { s.put(batch) })
+		return
+	}
 	if err != nil {
-		s.w.fail("server %d: %w", s.id, err)
+		s.ended(err)
 		return
 	}
 	s.later(s.w.between(50*time.Microsecond, 3*time.Millisecond), func() {
 		if s.w.o.Flaw != AckUnsynced {
-			if err := s.writer.Finish(s.log, batch); err != nil {
-				s.w.fail("server %d: %w", s.id, err)
+			err := s.writer.Finish(s.log, batch)
+			if err != nil && (s.w.o.Flaw != AckFailedSync || !errors.Is(err, errMedium)) {
+				s.ended(err)
 				return
 			}
 		}
@@ -231,11 +304,9 @@ func (s *server) spoil(batch []agreement.Append) {
 
 // checkpoint carries the checkpoint out, now and then with a power cut in the middle.
 func (s *server) checkpoint() {
-	if !s.w.calm && s.w.chance(4) {
-		s.disk.FailAfter(s.w.rng.IntN(24), disk.ErrCrashed)
-	}
+	s.cutPower(24)
 	err := s.flush.Run()
-	s.disk.FailAfter(-1, nil)
+	s.endPowerCut()
 	if errors.Is(err, disk.ErrCrashed) {
 		s.w.kill(s, true)
 		return
@@ -248,21 +319,20 @@ func (s *server) checkpoint() {
 // cut in the middle.
 func (s *server) catchUp(b *replica.CatchUp) {
 	w, from := s.w, s.w.servers[b.From]
-	if !from.up || w.cut[from.id][s.id] || w.now < from.resumes {
+	if !s.reaches(from) {
 		s.pump(s.core.CaughtUp(nil, errors.New("no connection")))
 		return
 	}
-	if !w.calm && w.chance(4) {
-		s.disk.FailAfter(w.rng.IntN(40), disk.ErrCrashed)
-	}
+	s.cutPower(40)
 	m, err := b.Pull(replica.LocalSource(from.core))
-	s.disk.FailAfter(-1, nil)
+	s.endPowerCut()
 	w.tracef("server %d catches up from %d: %v", s.id, b.From, err)
 	if errors.Is(err, disk.ErrCrashed) {
 		w.kill(s, true)
 		return
 	}
-	if errors.Is(err, replica.ErrNotNeeded) {
+	if errors.Is(err, replica.ErrNotNeeded) || errors.Is(err, disk.ErrNoSpace) || errors.Is(err, errMedium) ||
+		errors.Is(err, disk.ErrCrashed) || s.damaged(err) || from.damaged(err) {
 		s.pump(s.core.CaughtUp(nil, err))
 		return
 	}
@@ -272,6 +342,21 @@ func (s *server) catchUp(b *replica.CatchUp) {
 	}
 	w.catchUps++
 	s.pump(s.core.CaughtUp(m, nil))
+}
+
+// cutPower has the power fail, now and then, at one of the next changes to the disk. Where disks fail by themselves
+// they do that instead.
+func (s *server) cutPower(changes int) {
+	if !s.w.calm && !s.w.o.Faults.Has(Errors) && s.w.chance(4) {
+		s.disk.FailAfter(s.w.rng.IntN(changes), disk.ErrCrashed)
+	}
+}
+
+// endPowerCut takes a power cut back that was to come and did not, and leaves a disk that fails as it is.
+func (s *server) endPowerCut() {
+	if !s.w.o.Faults.Has(Errors) || s.w.calm {
+		s.disk.FailAfter(-1, nil)
+	}
 }
 
 // crash ends the process; with power, what was not synced is lost in part.
@@ -293,7 +378,10 @@ func (s *server) compare() {
 	if at == 0 || at%7 != 0 || s.installing {
 		return
 	}
-	sum := s.digest()
+	sum, whole := s.digest()
+	if !whole {
+		return
+	}
 	d, seen := s.w.digests[at]
 	if !seen {
 		s.w.digests[at] = digest{sum, s.id}
@@ -304,19 +392,23 @@ func (s *server) compare() {
 	}
 }
 
-// digest is a hash of everything the server holds: names, sessions and bytes.
-func (s *server) digest() uint64 {
+// digest is a hash of everything the server holds: names, sessions and bytes. It reports false when a disk that fails
+// or is damaged keeps it from that.
+func (s *server) digest() (sum uint64, whole bool) {
 	hash := s.core.Machine().Digest()
-	sum := binary.LittleEndian.Uint64(hash[:])
+	sum = binary.LittleEndian.Uint64(hash[:])
 	found, err := s.core.Machine().Query(op.Query{Code: op.Stat, Path: fileName})
 	if err != nil {
 		s.w.fail("server %d: %w", s.id, err)
 	} else if found.Errno == op.OK {
 		d, err := s.store.Digest(found.Nodes[0].Object)
+		if s.damaged(err) || errors.Is(err, errMedium) {
+			return 0, false
+		}
 		if err != nil {
 			s.w.fail("server %d: %w", s.id, err)
 		}
 		sum = sum*31 + d
 	}
-	return sum
+	return sum, true
 }

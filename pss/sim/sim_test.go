@@ -42,11 +42,7 @@ func TestSeeds(t *testing.T) {
 			t.Fatalf("%v\nrepeat with: go test ./pss/sim -run TestSeeds -first %d -seeds 1 -steps %d -traced",
 				err, o.Seed, *stepCount)
 		}
-		total.Events += st.Events
-		total.Answers += st.Answers
-		total.Crashes += st.Crashes
-		total.CatchUps += st.CatchUps
-		total.Simulated += st.Simulated
+		total.Add(st)
 	}
 	if total.Answers == 0 || total.Crashes == 0 {
 		t.Fatal("nothing was answered or nothing crashed: the runs prove nothing")
@@ -54,6 +50,7 @@ func TestSeeds(t *testing.T) {
 	t.Logf("%d seeds, %d events, %d sector operations checked, %d crashes, %d catch-ups, %v simulated in %v",
 		*seedCount, total.Events, total.Answers, total.Crashes, total.CatchUps, total.Simulated.Round(time.Second),
 		time.Since(began).Round(time.Second))
+	t.Logf("injected: %s", total.Faults())
 }
 
 // TestRepeats proves that a seed repeats to the last event: two runs leave the same trace.
@@ -81,16 +78,22 @@ func TestFlawsAreFound(t *testing.T) {
 		name  string
 		flaw  Flaw
 		seeds uint64
+		with  Faults // that the runs have
 	}{
-		{"appends count as durable before they are synced", AckUnsynced, 500},
-		{"votes are forgotten", ForgetVote, 4000},
-		{"a master that was deposed answers reads", DeposedReads, 1000},
-		{"a repeated request takes effect twice", ApplyTwice, 1000},
+		{"appends count as durable before they are synced", AckUnsynced, 500, 0},
+		{"votes are forgotten", ForgetVote, 4000, 0},
+		{"a master that was deposed answers reads", DeposedReads, 1000, 0},
+		{"a repeated request takes effect twice", ApplyTwice, 1000, 0},
+		{"a majority loses its disks", LoseMajority, 500, Members},
+		{"damage is not repaired", NoRepair, 500, Members | Rot},
+		{"what was refused for want of space is done", RefuseAndDo, 1000, Full},
+		{"a failed sync counts as done", AckFailedSync, 2000, Errors},
 	} {
 		t.Run(f.name, func(t *testing.T) {
 			for seed := uint64(1); seed <= f.seeds; seed++ {
 				o := Shape(seed, 3000)
 				o.Flaw = f.flaw
+				o.Faults = f.with
 				if _, err := simulate(t, o); err != nil {
 					t.Logf("found after %d seeds: %v", seed, err)
 					return

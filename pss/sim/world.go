@@ -10,6 +10,7 @@ import (
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss/agreement"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/store"
 )
 
 // Flaw is a rule broken on purpose, to prove that the oracles notice.
@@ -17,11 +18,15 @@ type Flaw int
 
 // The flaws.
 const (
-	NoFlaw       Flaw = iota
-	AckUnsynced       // appends count as durable before they are synced
-	ForgetVote        // votes are not written to the log
-	DeposedReads      // whoever was master once goes on answering reads
-	ApplyTwice        // the same request may take effect twice: duplicates are not recognised
+	NoFlaw        Flaw = iota
+	AckUnsynced        // appends count as durable before they are synced
+	ForgetVote         // votes are not written to the log
+	DeposedReads       // whoever was master once goes on answering reads
+	LoseMajority       // disks of more than a minority are wiped at the same time
+	NoRepair           // damaged blocks are not fetched from other servers
+	RefuseAndDo        // an operation is refused for want of space, and agreed on all the same
+	AckFailedSync      // a sync that failed counts as one that did not
+	ApplyTwice         // the same request may take effect twice: duplicates are not recognised
 )
 
 // Options shapes a run.
@@ -31,6 +36,7 @@ type Options struct {
 	Replicas int // servers that learn
 	Clients  int
 	Steps    int // events of the first phase
+	Faults   Faults
 	Flaw     Flaw
 	Trace    func(format string, args ...any) // called for every event; nil for none
 }
@@ -45,6 +51,7 @@ func Shape(seed uint64, steps int) Options {
 	if rng.IntN(4) == 0 {
 		o.Replicas = 1 + rng.IntN(2)
 	}
+	o.Faults = chooseFaults(rng)
 	return o
 }
 
@@ -90,6 +97,9 @@ type world struct {
 	failure error
 
 	catchUps int
+	injected [faultKinds]int // how often each fault was injected
+	buffer   [store.BlockSize * 8]byte
+	readsAt  time.Duration // with Clock: from when on clients read again
 }
 
 // digest is what a server held at an index, and which server said so first.
@@ -113,6 +123,21 @@ func (w *world) fail(format string, args ...any) {
 	if w.failure == nil {
 		w.failure = fmt.Errorf("seed %d at %v: %w", w.o.Seed, w.now, fmt.Errorf(format, args...))
 		w.tracef("FAILURE %v", w.failure)
+		w.describe()
+	}
+}
+
+// describe traces how every server stands.
+func (w *world) describe() {
+	for _, s := range w.all() {
+		if !s.up {
+			w.tracef("server %d is down", s.id)
+			continue
+		}
+		n, t := s.core.Node(), s.core.Table()
+		ms := n.Members()
+		w.tracef("server %d, member %d, wounded %v: applied %d, %+v, %+v, members %v, table %+v, progress %+v", s.id, n.Self(),
+			s.wound.open, s.core.Applied(), s.core.View(), n.Position(), ms.String(), t, n.Progress(nil))
 	}
 }
 

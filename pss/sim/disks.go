@@ -1,0 +1,306 @@
+package sim
+
+import (
+	"errors"
+	"path"
+	"time"
+
+	"github.com/paxos-iscsi/paxos-iscsi/pss/disk"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/replica"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/store"
+)
+
+// errMedium is what a disk answers that can't read or write any more.
+var errMedium = errors.New("medium error")
+
+const (
+	rotBlock     = 4096
+	keptBlocks   = 64                     // older contents that a lost write may leave
+	simReserve   = 384 << 10              // bytes that no new operation may use
+	maxRoom      = simReserve + 256<<10   // bytes that are left on a disk that fills up
+	repairAfter  = 200 * time.Millisecond // a repair that failed is tried again
+	scrubEvery   = 300 * time.Millisecond
+	spaceLook    = 100 * time.Millisecond
+	retryNoSpace = 50 * time.Millisecond
+)
+
+// oldBlock is what a block of a file held at some time.
+type oldBlock struct {
+	file  string
+	at    int64
+	bytes []byte
+}
+
+// rot has a server's disk return bytes that nobody wrote there: flipped bits, a write that went to another place, a
+// write that was lost, or half of one. The server is wounded until a scrub found nothing any more.
+func (s *server) rot() {
+	files := s.files("data")
+	if len(files) == 0 || !s.w.mayWound(s) {
+		return
+	}
+	rng := s.w.rng
+	name := files[rng.IntN(len(files))]
+	if path.Base(name) == "index" && !s.w.chance(8) {
+		return // that ends the server's membership each time
+	}
+	f, err := s.disk.Open(name, 0)
+	if errors.Is(err, errMedium) {
+		return // it has a fault already
+	}
+	if err != nil {
+		s.w.fail("a fault for server %d: %w", s.id, err)
+		return
+	}
+	defer f.Close() // a disk in memory
+	size, err := f.Size()
+	if err != nil || size == 0 {
+		return
+	}
+	at := rng.Int64N((size+rotBlock-1)/rotBlock) * rotBlock
+	was := make([]byte, min(rotBlock, size-at))
+	if _, err := f.ReadAt(was, at); errors.Is(err, errMedium) {
+		return
+	} else if err != nil {
+		s.w.fail("a fault for server %d: %w", s.id, err)
+		return
+	}
+	now := append([]byte(nil), was...)
+	kind := bitsFlipped
+	switch k := rng.IntN(4); {
+	case k == 0 || len(s.old) == 0:
+		now[rng.IntN(len(now))] ^= 1 << rng.IntN(8)
+	default:
+		old := s.old[rng.IntN(len(s.old))]
+		n := copy(now, old.bytes)
+		switch {
+		case k == 1 && n > disk.SectorSize:
+			copy(now[n/2:], was[n/2:])
+			kind = writeTorn
+		case old.file == name && old.at == at:
+			kind = writeLost
+		default:
+			kind = writeMisdirected
+		}
+	}
+	s.remember(oldBlock{name, at, was})
+	if string(now) == string(was) {
+		return
+	}
+	s.w.count(kind, s)
+	if !s.wound.open {
+		s.wound = wound{open: true, rot: true}
+	}
+	s.wound.dirty = true
+	_, err = f.WriteAt(now, at)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err != nil && !errors.Is(err, errMedium) && !errors.Is(err, disk.ErrNoSpace) { // else it has a fault already
+		s.w.fail("a fault for server %d: %w", s.id, err)
+	}
+	if base := path.Base(name); base == "sums" || base == "index" {
+		s.w.kill(s, false) // a process has checksums in memory and goes on with them, and scrubs with them
+	}
+}
+
+func (s *server) remember(b oldBlock) {
+	if len(s.old) < keptBlocks {
+		s.old = append(s.old, b)
+		return
+	}
+	s.old[s.w.rng.IntN(keptBlocks)] = b
+}
+
+// files lists the files below a folder.
+func (s *server) files(dir string) (all []string) {
+	entries, err := s.disk.ReadDir(dir)
+	if err != nil {
+		return nil // it is not made yet
+	}
+	for _, e := range entries {
+		if name := path.Join(dir, e.Name); e.Dir {
+			all = append(all, s.files(name)...)
+		} else {
+			all = append(all, name)
+		}
+	}
+	return all
+}
+
+// scrub verifies everything that the server holds, has damage repaired, and closes the wound of a disk that is clean.
+func (s *server) scrub() {
+	s.later(s.w.between(scrubEvery/2, scrubEvery), func() {
+		if s.wound.open && s.wound.dirty && s.core.Belongs() {
+			s.scrubOnce()
+		}
+		if s.up {
+			s.scrub()
+		}
+	})
+}
+
+func (s *server) scrubOnce() {
+	s.wound.dirty = false
+	for _, v := range []store.View{store.Newest, store.Checkpoint} {
+		for _, o := range s.store.Objects(v) {
+			var chunks []uint32
+			err := s.store.ChangedSince(v, o.Number, 0, func(chunk uint32, _ uint64) bool {
+				chunks = append(chunks, chunk)
+				return true
+			})
+			for _, chunk := range chunks {
+				bad, _, _, verr := s.store.Verify(v, o.Number, chunk, s.w.buffer[:])
+				if err = errors.Join(err, verr); bad.Len() > 0 {
+					s.wound.dirty = true
+					ref := replica.ChunkRef{Object: o.Number, Chunk: chunk}
+					if again := s.repair(ref); again != nil {
+						s.w.tracef("server %d repairs: %v", s.id, again)
+					}
+				}
+			}
+			if err != nil && !errors.Is(err, store.ErrNoObject) {
+				s.ended(err)
+				return
+			}
+		}
+	}
+	if !s.wound.dirty {
+		s.wound.dirty = s.store.Dirty() // a checkpoint comes first: what is in memory is not on disk yet
+	}
+	if !s.wound.dirty && s.wound.rot {
+		s.w.tracef("server %d is clean again", s.id)
+		s.wound = wound{}
+	}
+	s.pump(nil)
+}
+
+// repair takes the damaged blocks of a chunk from other servers, as replica's repairs do.
+func (s *server) repair(ref replica.ChunkRef) error {
+	bad, _, _, err := s.store.Verify(store.Newest, ref.Object, ref.Chunk, s.w.buffer[:])
+	if errors.Is(err, store.ErrNoObject) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if bad.Len() == 0 {
+		s.core.Mended()
+		return nil
+	}
+	if s.w.o.Flaw == NoRepair {
+		return replica.ErrNoCopy
+	}
+	others, ahead := 0, 0
+	for _, t := range s.w.all() {
+		if t == s {
+			continue
+		}
+		others++
+		if !s.reaches(t) {
+			continue
+		}
+		isAhead, err := s.mendFrom(t, ref, &bad)
+		if err != nil {
+			return err
+		}
+		if bad.Len() == 0 {
+			s.w.injected[blocksRepaired]++
+			return nil
+		}
+		if isAhead {
+			ahead++
+		}
+	}
+	if ahead == others {
+		return replica.ErrGoneEverywhere
+	}
+	return replica.ErrNoCopy
+}
+
+func (s *server) mendFrom(t *server, ref replica.ChunkRef, bad *store.Blocks) (ahead bool, err error) {
+	var img store.Image
+	for _, v := range []store.View{store.Newest, store.Checkpoint} {
+		err := t.store.Export(v, ref.Object, ref.Chunk, bad, &img)
+		var damage *store.DamageError
+		switch {
+		case errors.Is(err, store.ErrNoObject):
+			ahead = ahead || v == store.Newest
+			continue
+		case errors.As(err, &damage):
+			continue // it repairs that itself
+		case err != nil:
+			return ahead, nil // it is about to end
+		}
+		have, err := s.core.Mend(&img, bad)
+		if errors.Is(err, store.ErrNoObject) {
+			*bad = store.Blocks{}
+			return ahead, nil
+		}
+		if err != nil {
+			return ahead, err
+		}
+		bad.Remove(&have)
+		if here, err := s.store.LastChange(ref.Object, ref.Chunk); err == nil && v == store.Newest {
+			ahead = img.Index > here
+		}
+		if bad.Len() == 0 {
+			break
+		}
+	}
+	return ahead, nil
+}
+
+// reaches says whether the server can connect to another one.
+func (s *server) reaches(t *server) bool {
+	return t.up && s.w.now >= t.resumes && !s.w.cut[s.id][t.id] && !s.w.cut[t.id][s.id]
+}
+
+// mend carries out the repair that applying waits for.
+func (s *server) mend(at replica.Repair) {
+	s.later(s.w.between(netFast, 50*time.Millisecond), func() {
+		s.pump(s.core.Repaired(at, s.repair(at.ChunkRef)))
+	})
+}
+
+// damaged says whether an error is about damage that this run did to this server's disk.
+func (s *server) damaged(err error) bool {
+	var damage *store.DamageError
+	return errors.As(err, &damage) && s.wound.open
+}
+
+// diskTrouble has the disks fail in the ways that the run has.
+func (w *world) diskTrouble() {
+	all := w.all()
+	s := all[w.rng.IntN(len(all))]
+	if w.o.Faults.Has(Rot) {
+		s.rot()
+	}
+	if w.o.Faults.Has(Full) && w.chance(4) {
+		if s.full = !s.full; s.full {
+			w.count(diskFull, s)
+			s.disk.SetCapacity(s.disk.Used() + w.rng.Int64N(maxRoom))
+		} else {
+			s.disk.SetCapacity(0)
+		}
+	}
+	if w.o.Faults.Has(Errors) && s.up && w.chance(2) {
+		w.count(diskFails, s)
+		s.disk.FailAfter(w.rng.IntN(30), errMedium)
+	}
+}
+
+// failed ends the process of a server whose disk failed, with a power cut: what it did not sync is not on its disk, and
+// can't be read from there. (After a failed sync an operating system may go on to show it. The log is opened with
+// disk.Direct, which reads what the disk has; disk.Mem makes no such difference.)
+func (s *server) failed(err error) {
+	s.w.tracef("server %d ends: %v", s.id, err)
+	s.w.kill(s, true)
+}
+
+// look tells the Core how much room its disk has.
+func (s *server) look() {
+	if free, _, err := s.disk.Space(); err == nil {
+		s.core.Space(free, simReserve)
+	}
+	s.later(spaceLook, s.look)
+}

@@ -1,0 +1,125 @@
+package sim
+
+import (
+	"math/rand/v2"
+	"strings"
+	"time"
+)
+
+// Faults are the classes of faults that a run has besides those that every run has: messages that are lost, late or
+// doubled, broken links, stopped and dying servers, power cuts.
+type Faults uint
+
+// The classes of faults. Each has the limit that keeps it within what the cell promises to bear.
+const (
+	// Members has the cell found itself, and its servers come and go as members: disks are wiped, servers replaced.
+	// At most a minority of the core servers has lost its disk and is not a voter with a whole one again.
+	Members Faults = 1 << iota
+	// Rot has disks return what was not written there: flipped bits, misdirected, lost and torn writes. With the
+	// wounds of Members a minority of the core servers has it at the same time, and damage that can't be repaired
+	// ends a server's membership; so it comes with Members.
+	Rot
+	// Full has disks fill up, any number of them, until the second phase.
+	Full
+	// Errors has disks fail reads, writes and syncs from some call on; the process ends and starts again.
+	Errors
+	// Clock has clocks run at rates that differ by far more than agreement.MaxDrift, and leap forward. No lease can
+	// be relied upon then, so clients do not read before the clocks are right again; all they wrote has to be there.
+	Clock
+	faultsEnd
+)
+
+var faultNames = []string{"members", "rot", "full", "errors", "clock"}
+
+// Has says whether f has a class.
+func (f Faults) Has(class Faults) bool { return f&class != 0 }
+
+// String lists the classes.
+func (f Faults) String() string {
+	var names []string
+	for i, n := range faultNames {
+		if f.Has(1 << i) {
+			names = append(names, n)
+		}
+	}
+	return strings.Join(names, "+")
+}
+
+// chooseFaults mixes the classes over the seeds: each is in every third run.
+func chooseFaults(rng *rand.Rand) (f Faults) {
+	for class := Faults(1); class < faultsEnd; class <<= 1 {
+		if rng.IntN(3) == 0 {
+			f |= class
+		}
+	}
+	if f.Has(Rot) {
+		f |= Members
+	}
+	return f
+}
+
+// fault is one kind of fault, to be counted.
+type fault int
+
+const (
+	diskWiped fault = iota
+	serverReplaced
+	placeGivenUp
+	bitsFlipped
+	writeMisdirected
+	writeLost
+	writeTorn
+	blocksRepaired
+	diskFull
+	refusal
+	diskFails
+	clockLeaps
+	faultKinds
+)
+
+var faultKindNames = [faultKinds]string{"disks wiped", "servers replaced or removed",
+	"places given up", "blocks rotten", "writes misdirected", "writes lost",
+	"writes torn", "chunks repaired", "disks full", "writes refused for want of space", "disks failing", "clock leaps"}
+
+// faults injects what the classes of the run ask for, again and again.
+func (w *world) faults() {
+	if w.o.Faults.Has(Members) {
+		w.often(100*time.Millisecond, 3*time.Second, w.memberTrouble)
+		w.tend()
+	}
+	if w.o.Faults&(Rot|Full|Errors) != 0 {
+		w.often(50*time.Millisecond, 800*time.Millisecond, w.diskTrouble)
+	}
+	if w.o.Faults.Has(Clock) {
+		w.often(50*time.Millisecond, 800*time.Millisecond, w.clockTrouble)
+	}
+}
+
+// clockTrouble has one clock leap, or run at another rate.
+func (w *world) clockTrouble() {
+	all := w.all()
+	s := all[w.rng.IntN(len(all))]
+	w.count(clockLeaps, s)
+	leap := time.Duration(0)
+	if w.chance(2) {
+		leap = w.between(1, 2*time.Second)
+	}
+	s.setClock(leap, 0.5+w.rng.Float64())
+}
+
+// often does something at random intervals, as long as the first phase lasts.
+func (w *world) often(lo, hi time.Duration, do func()) {
+	w.after(w.between(lo, hi), func() {
+		if w.calm {
+			return
+		}
+		do()
+		w.often(lo, hi, do)
+	})
+}
+
+// count notes that a fault was injected.
+func (w *world) count(k fault, s *server) {
+	w.injected[k]++
+	w.tracef("server %d: %s", s.id, faultKindNames[k])
+}

@@ -1,0 +1,264 @@
+package sim
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/paxos-iscsi/paxos-iscsi/pss/admin"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/disk"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/replica"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/wire"
+)
+
+// wound is that a server's disk does not have, or may not have, what the server promised.
+//
+// The cell bears a minority of wounds. A wound is open until the server is a member that votes (a replica: that
+// learns) with the state that the master had at some time after the wound: then nothing that was ever agreed on hangs
+// on it any more, and another server may be wounded.
+type wound struct {
+	open   bool
+	rot    bool   // nothing but the bytes on its disk is in doubt: it is and remains a member
+	dirty  bool   // its disk was not found clean yet
+	target uint64 // entries the server has to have applied; 0 until it is a member again
+}
+
+// mayWound says whether the cell promises to bear it if a server's disk is lost now.
+func (w *world) mayWound(s *server) bool {
+	if s.wound.open || !s.id.Core() {
+		return true
+	}
+	n := 0
+	for _, t := range w.all() {
+		if t.wound.open && t.id.Core() {
+			n++
+		}
+	}
+	return n < (w.o.Core-1)/2 || w.o.Flaw == LoseMajority
+}
+
+func (s *server) hurt() { s.wound = wound{open: true, dirty: s.wound.dirty} }
+
+// tend closes wounds.
+func (w *world) tend() {
+	w.after(50*time.Millisecond, func() {
+		if m := w.master(); m != nil {
+			for _, s := range w.all() {
+				if s.wound.open && s.up {
+					s.heal(m)
+				}
+			}
+		}
+		w.tend()
+	})
+}
+
+// master is the server that takes itself for the master in the highest term, or nil.
+func (w *world) master() (m *server) {
+	for _, s := range w.all() {
+		if s.up && s.core.View().Self && (m == nil || s.core.View().Term > m.core.View().Term) {
+			m = s
+		}
+	}
+	return m
+}
+
+func (s *server) heal(m *server) {
+	ms, number := m.core.Node().Members(), s.core.Node().Self()
+	has := ms.Voters
+	if !s.id.Core() {
+		has = ms.Learners
+	}
+	switch {
+	case s.wound.rot || s.wound.dirty:
+	case !s.core.Belongs() || len(ms.VotersOutgoing) > 0 || !slices.Contains(has, number):
+	case s.wound.target == 0:
+		// Who acknowledges a later entry has on its disk that the change before it was agreed on.
+		s.wound.target = m.core.Node().Position().Last + 1
+		if s.w.calm {
+			s.wound.target--
+		}
+	case min(s.core.Applied(), m.core.Applied()) >= s.wound.target:
+		s.w.tracef("server %d is whole again", s.id)
+		s.wound = wound{}
+	}
+}
+
+// memberTrouble has something happen to a server's place in the cell.
+func (w *world) memberTrouble() {
+	all := w.all()
+	s := all[w.rng.IntN(len(all))]
+	switch w.rng.IntN(6) {
+	case 0, 1, 2:
+		if w.mayWound(s) {
+			s.wipe()
+		}
+	case 3, 4:
+		w.edit(s)
+	}
+}
+
+// wipe has a server come back without its disk.
+func (s *server) wipe() {
+	w := s.w
+	w.count(diskWiped, s)
+	s.hurt()
+	if s.up {
+		w.kill(s, true)
+	}
+	s.disk, s.old, s.full = disk.NewMem(), nil, false
+	s.wound.dirty = false
+}
+
+// edit has the operator change a server's place. What the master refuses, because the cell could lose its majority or
+// because it has another change under way, is not done.
+func (w *world) edit(s *server) {
+	m := w.master()
+	if m == nil || w.now < m.resumes {
+		return
+	}
+	at := admin.AddArgs{Host: "elsewhere", UDPPort: 1 + w.rng.IntN(60000), TCPPort: 1 + w.rng.IntN(60000)}
+	methods := []string{admin.MethodMove, admin.MethodAdd, admin.MethodPromote}
+	if w.mayWound(s) {
+		methods = append(methods, admin.MethodReplace, admin.MethodRemove)
+	}
+	method := methods[w.rng.IntN(len(methods))]
+	_, err := m.core.EditMembers(method, s.id, at, m.clock()-300*time.Millisecond)
+	w.tracef("server %d: %s of %d: %v", m.id, method, s.id, err)
+	if err == nil && (method == admin.MethodReplace || method == admin.MethodRemove) {
+		w.count(serverReplaced, s)
+		s.hurt()
+		if method == admin.MethodRemove {
+			w.readd(s)
+		}
+	}
+	m.later(0, func() { m.pump(nil) })
+}
+
+// readd has the operator let a removed server in again, some time later and until it works.
+func (w *world) readd(s *server) {
+	w.after(w.between(50*time.Millisecond, time.Second), func() {
+		m := w.master()
+		if m == nil || w.now < m.resumes {
+			w.readd(s)
+			return
+		}
+		t := m.core.Table()
+		r := t.Find(s.id)
+		if !r.Removed {
+			if r.Number == 0 || !s.wound.open {
+				return
+			}
+			w.readd(s) // the removal is not through yet, or was lost
+			return
+		}
+		at := admin.AddArgs{Host: "here", UDPPort: 1, TCPPort: 1}
+		_, err := m.core.EditMembers(admin.MethodAdd, s.id, at, m.clock())
+		w.tracef("server %d: adds %d again: %v", m.id, s.id, err)
+		m.later(0, func() { m.pump(nil) })
+		w.readd(s)
+	})
+}
+
+// ended is a server that an error ended: it is an oracle's, or one that the cell's rules foresee.
+func (s *server) ended(err error) {
+	var heal *replica.HealError
+	switch {
+	case !s.up || errors.Is(err, disk.ErrCrashed):
+	case errors.Is(err, errMedium):
+		s.failed(err)
+	case s.damaged(err) && !errors.As(err, &heal):
+		s.w.tracef("server %d ends: %v", s.id, err)
+		s.w.kill(s, s.w.chance(2))
+	case !s.w.o.Faults.Has(Members) || !s.wound.open:
+		s.w.fail("server %d: %w", s.id, err)
+	case errors.Is(err, replica.ErrRetired) || replica.LostLog(err) || errors.As(err, &heal):
+		s.w.tracef("server %d ends: %v", s.id, err)
+		s.w.kill(s, s.w.chance(2))
+		s.giveUp()
+	default:
+		s.w.fail("server %d: %w", s.id, err)
+	}
+}
+
+// giveUp makes the server's root one that belongs to no member: it joins anew with what it has.
+func (s *server) giveUp() {
+	s.w.count(placeGivenUp, s)
+	s.hurt()
+	s.disk.SetCapacity(0)
+	if err := replica.GiveUpRoot(s.disk, s.id, wire.CellID{}, s.w.bits()); err != nil {
+		s.w.fail("server %d gives its place up: %w", s.id, err)
+	}
+}
+
+// conf is server.conf.
+func (w *world) conf() []cell.Server {
+	var all []cell.Server
+	for _, s := range w.all() {
+		all = append(all, cell.Server{ID: s.id, Host: "host", UDPPort: 4000 + int(s.id), TCPPort: 4010 + int(s.id)})
+	}
+	return all
+}
+
+// keep writes the identity that the server found, now and then with a power cut in the middle.
+func (s *server) keep(id replica.Identity) {
+	s.cutPower(6)
+	err := replica.KeepIdentity(s.disk, &id)
+	s.endPowerCut()
+	if errors.Is(err, disk.ErrCrashed) {
+		s.w.kill(s, true)
+		return
+	}
+	if errors.Is(err, disk.ErrNoSpace) {
+		s.later(retryNoSpace, func() { s.keep(id) })
+		return
+	}
+	if err != nil {
+		s.ended(err)
+		return
+	}
+	s.w.tracef("server %d is member %d of cell %v", s.id, id.Number, id.Cell)
+	s.pump(s.core.IdentityKept(s.clock()))
+}
+
+// notify carries an announcement to another server: perhaps late, perhaps twice, perhaps never.
+func (w *world) notify(from cell.ID, n replica.Notice) {
+	to := w.servers[n.To]
+	copies := 1
+	if !w.calm && w.chance(20) {
+		copies = 2
+	}
+	for range copies {
+		d, ok := w.transit()
+		if !ok || w.cut[from][n.To] {
+			continue
+		}
+		w.after(d, func() {
+			if !to.up {
+				return
+			}
+			to.later(0, func() { to.pump(to.core.Hear(to.clock(), from, n.Announce, n.Stamp, n.Echo)) })
+		})
+	}
+}
+
+// bits are the run's source of random bytes.
+func (w *world) bits() io.Reader { return bits{w.rng} }
+
+type bits struct{ rng *rand.Rand }
+
+// Read implements io.Reader.
+func (b bits) Read(p []byte) (int, error) {
+	var word [8]byte
+	for i := range p {
+		if i%8 == 0 {
+			binary.LittleEndian.PutUint64(word[:], b.rng.Uint64())
+		}
+		p[i] = word[i%8]
+	}
+	return len(p), nil
+}
