@@ -169,8 +169,8 @@ func (s *server) ended(err error) {
 	var heal *replica.HealError
 	switch {
 	case !s.up || errors.Is(err, disk.ErrCrashed):
-	case errors.Is(err, errMedium):
-		s.failed(err)
+	case errors.Is(err, errMedium), s.w.o.Faults.Has(Errors) && !s.wound.open && errors.Is(err, replica.ErrGoneEverywhere):
+		s.failed(err) // a block that can't be read counts as damaged, until the disk works again
 	case s.damaged(err) && !errors.As(err, &heal):
 		s.w.tracef("server %d ends: %v", s.id, err)
 		s.w.kill(s, s.w.chance(2))
