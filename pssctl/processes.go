@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net"
 	"sync"
 
 	"github.com/urfave/cli/v2"
@@ -99,7 +100,7 @@ func showSockets(c *cli.Context) error {
 	defer cancel()
 	all, errs := askEach[[]admin.Socket](ctx, conf, servers, admin.MethodSockets)
 	found, silent := map[string][]admin.Socket{}, 0
-	local, _, localErr := conf.Local(ctx, cell.Netlink{}, nil)
+	local, _, localErr := conf.Local(ctx, cell.Netlink{}, net.DefaultResolver)
 	for i, s := range servers {
 		if errs[i] != nil {
 			// A dead server on this machine: whoever holds its ports can be seen in the machine's own tables.
