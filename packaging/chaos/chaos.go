@@ -78,12 +78,16 @@ func (c *chaos) run(ctx context.Context, length time.Duration) (err error) {
 	err = c.rounds(ctx, length)
 	stopWorkers()
 	if err != nil {
-		session.Close() // a command that waits for the cell ends only with its session
+		err = errors.Join(err, load.Err())
+		session.Close() // a command that waits for the cell ends only with its session, and then as an error of ours
 	}
 	load.Stop()
 	<-ended
 	return errors.Join(err, c.verdict(ctx, err == nil))
 }
+
+// errFound ends the faults early; what was found is the load's to say.
+var errFound = errors.New("the verifying load has found something")
 
 // rounds is the time of faults.
 func (c *chaos) rounds(ctx context.Context, length time.Duration) error {
@@ -96,8 +100,8 @@ func (c *chaos) rounds(ctx context.Context, length time.Duration) error {
 		if err := c.round(ctx, c.plan.round()); err != nil {
 			return err
 		}
-		if err := c.load.Err(); err != nil {
-			return err
+		if c.load.Err() != nil {
+			return errFound
 		}
 	}
 	if left := len(c.plan.classes) - c.plan.next; left > 0 {
@@ -171,8 +175,8 @@ func (c *chaos) verdict(ctx context.Context, working bool) error {
 		if err := c.sameBytes(step); err != nil {
 			errs = append(errs, err)
 		}
+		errs = append(errs, c.load.Err())
 	}
-	errs = append(errs, c.load.Err())
 	if err := c.history.check(); err != nil {
 		errs = append(errs, err, c.keepHistory())
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/anishathalye/porcupine"
 
+	"github.com/paxos-iscsi/paxos-iscsi/packaging/rig"
 	"github.com/paxos-iscsi/paxos-iscsi/packaging/verify"
 )
 
@@ -223,5 +224,13 @@ func TestUsage(t *testing.T) {
 		if status := run(context.Background(), append([]string{"chaos"}, args...), &stderr, &stderr); status != exitUsage {
 			t.Errorf("%v: status %d: %s", args, status, stderr.String())
 		}
+	}
+}
+
+// TestLabThatCanNotBegin: what fails at the beginning is an error that says what, and nothing is there to be closed.
+func TestLabThatCanNotBegin(t *testing.T) {
+	l, err := newLab(context.Background(), labOptions{dir: "/dev/null", ids: rig.AllServers()})
+	if l != nil || err == nil || !strings.Contains(err.Error(), "folder for server 0") {
+		t.Errorf("%v, %v", l, err)
 	}
 }

@@ -65,54 +65,69 @@ type labOptions struct {
 }
 
 // newLab makes everything and starts the servers and the target.
-func newLab(ctx context.Context, o labOptions) (l *lab, err error) {
-	l = &lab{dir: o.dir, programs: o.programs, disks: make(map[cell.ID]*serverDisk)}
-	defer func() {
-		if err != nil {
-			l.close()
-		}
-	}()
-	if l.net, err = connect(o.seed, o.ids, o.mtu); err != nil {
+func newLab(ctx context.Context, o labOptions) (*lab, error) {
+	l := &lab{dir: o.dir, programs: o.programs, disks: make(map[cell.ID]*serverDisk)}
+	if err := l.begin(ctx, o); err != nil {
+		l.close()
 		return nil, err
 	}
-	if o.congestion != "" {
-		if err := congestion(o.congestion, o.ids); err != nil {
-			return nil, err
-		}
+	return l, nil
+}
+
+// begin is newLab, of which an error leaves what is there already.
+func (l *lab) begin(ctx context.Context, o labOptions) error {
+	places, err := l.places(o)
+	if err != nil {
+		return err
 	}
 	if o.key {
 		if _, err := auth.Generate(filepath.Join(o.dir, auth.FileName)); err != nil {
-			return nil, fmt.Errorf("make the cell's key: %w", err)
+			return fmt.Errorf("make the cell's key: %w", err)
 		}
-	}
-	var places []rig.Place
-	for _, id := range o.ids {
-		path := filepath.Join(o.dir, serverSpace(id))
-		if o.diskBytes > 0 {
-			if l.disks[id], err = newDisk(o.dir, serverSpace(id), o.diskBytes); err != nil {
-				return nil, err
-			}
-		} else if err := os.MkdirAll(path, 0o755); err != nil {
-			return nil, fmt.Errorf("make a folder for server %d: %w", id, err)
-		}
-		places = append(places, rig.Place{ID: id, Host: serverAddress(id).String(), Path: path, Namespace: serverSpace(id),
-			UDPPort: cell.FirstUDP + int(id), TCPPort: cell.FirstTCP + int(id), Args: o.serverArgs})
 	}
 	if l.cell, err = rig.NewCellAt(o.dir, o.programs, places); err != nil {
-		return nil, err
+		return err
+	}
+	if l.net, err = connect(o.seed, o.ids, o.mtu); err != nil {
+		return err
+	}
+	if o.congestion != "" {
+		if err := congestion(o.congestion, o.ids); err != nil {
+			return err
+		}
 	}
 	l.target, err = rig.NewTarget(rig.TargetOptions{Dir: o.dir, Programs: o.programs, Conf: l.cell.Conf, Port: targetPort,
 		Host: address(targetHost).String(), Namespace: targetSpace})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := l.cell.StartAll(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	if err := l.cell.CreateVolume(ctx, volumeName, o.volume); err != nil {
-		return nil, err
+		return err
 	}
-	return l, l.serve(ctx)
+	return l.serve(ctx)
+}
+
+// places makes the servers' disks or folders.
+func (l *lab) places(o labOptions) ([]rig.Place, error) {
+	var all []rig.Place
+	for _, id := range o.ids {
+		path := filepath.Join(o.dir, serverSpace(id))
+		if o.diskBytes > 0 {
+			d, err := newDisk(o.dir, serverSpace(id), o.diskBytes)
+			if err != nil {
+				return nil, err
+			}
+			l.disks[id] = d
+		} else if err := os.MkdirAll(path, 0o755); err != nil {
+			return nil, fmt.Errorf("make a folder for server %d: %w", id, err)
+		}
+		all = append(all, rig.Place{ID: id, Host: serverAddress(id).String(), Path: path, Namespace: serverSpace(id),
+			UDPPort: cell.FirstUDP + int(id), TCPPort: cell.FirstTCP + int(id), Args: o.serverArgs})
+	}
+	return all, nil
 }
 
 // serve starts the target with its unit.

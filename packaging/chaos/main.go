@@ -172,7 +172,7 @@ func inside(ctx context.Context, s settings, classes []fault, do measurement, ou
 	classes = leaveOut(classes, out)
 	fmt.Fprintf(out, "seed %d, %v of faults, in %s\n", s.seed, s.time, s.dir)
 	if err := runChaos(ctx, s, p, classes, out); err != nil {
-		fmt.Fprintf(out, "FAILED with seed %d; everything stays in %s\n", s.seed, s.dir)
+		fmt.Fprintf(out, "FAILED with seed %d; everything stays in %s, the disks as .img files\n", s.seed, s.dir)
 		return err
 	}
 	if err := removeAll(s.dir); err != nil {

@@ -85,7 +85,7 @@ func connect(seed uint64, ids []cell.ID, mtu int) (*network.Network, error) {
 		space, device string
 		addr          netip.Addr
 	}
-	places := []place{{"", "client", address(clientHost)}, {targetSpace, "target", address(targetHost)}}
+	places := []place{{"", "client", address(clientHost)}, {targetSpace, targetSpace, address(targetHost)}}
 	for _, id := range ids {
 		places = append(places, place{serverSpace(id), serverSpace(id), serverAddress(id)})
 	}
@@ -114,14 +114,12 @@ func connect(seed uint64, ids []cell.ID, mtu int) (*network.Network, error) {
 
 // congestion sets how TCP answers to loss in the namespaces of the servers and the target.
 func congestion(algorithm string, ids []cell.ID) error {
-	spaces := []string{targetSpace}
+	set := func(space string, addr netip.Addr) error {
+		return network.SetCongestion(space, space, netip.PrefixFrom(addr, prefixBits), algorithm)
+	}
+	err := set(targetSpace, address(targetHost))
 	for _, id := range ids {
-		spaces = append(spaces, serverSpace(id))
+		err = errors.Join(err, set(serverSpace(id), serverAddress(id)))
 	}
-	for _, s := range spaces {
-		if err := network.SetCongestion(s, algorithm); err != nil {
-			return err
-		}
-	}
-	return nil
+	return err
 }

@@ -133,7 +133,13 @@ func (l *lab) throughput(ctx context.Context, size int, scattered bool) (float64
 	if err != nil {
 		return 0, err
 	}
-	defer s.Close()
+	// What is under way is waited for, so that it does not burden the next measurement; unless everything is to end.
+	running := context.AfterFunc(ctx, func() { s.Close() })
+	defer func() {
+		if running() {
+			s.Close()
+		}
+	}()
 	_, blockBytes, err := s.Capacity(lun)
 	if err != nil {
 		return 0, err

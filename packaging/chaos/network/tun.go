@@ -41,14 +41,13 @@ func Attach(namespace, device string, addr netip.Prefix, mtu int) (*os.File, err
 // AddNamespace makes a network namespace.
 func AddNamespace(name string) error { return ip("netns", "add", name) }
 
-// SetCongestion chooses TCP's congestion control in a namespace: cubic, bbr or what else the kernel has. It holds for
-// connections made later.
-func SetCongestion(namespace, algorithm string) error {
-	const file = "/proc/sys/net/ipv4/tcp_congestion_control"
-	cmd := exec.Command("ip", "netns", "exec", namespace, "tee", file)
-	cmd.Stdin = strings.NewReader(algorithm)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("set TCP's congestion control to %q in namespace %q: %w: %s", algorithm, namespace, err, strings.TrimSpace(string(out)))
+// SetCongestion chooses TCP's congestion control, cubic, bbr or what else the kernel has, for what a namespace sends through
+// a device. It is the route's, since the kernel lets namespaces set few of them by sysctl. It holds for connections made later.
+func SetCongestion(namespace, device string, addr netip.Prefix, algorithm string) error {
+	err := ip("-n", namespace, "route", "replace", addr.Masked().String(), "dev", device, "proto", "kernel", "scope", "link",
+		"src", addr.Addr().String(), "congctl", algorithm)
+	if err != nil {
+		return fmt.Errorf("set TCP's congestion control in namespace %q: %w", namespace, err)
 	}
 	return nil
 }
