@@ -79,14 +79,14 @@ func (c *Cell) judge(s *Server) (Problem, bool) {
 	case st.State == admin.StateFresh:
 		return Problem{
 			What:  fmt.Sprintf("server %d is new and belongs to no cell", s.ID),
-			Cause: "it waits for " + strings.Join(st.WaitsFor, ", "),
+			Cause: waiting("its disk is new", st),
 			Risk:  "it holds no data and has no vote",
 			Next:  "start the servers it waits for",
 		}, c.Majority // without one the cell's own problem says it
 	case st.State == admin.StateJoining:
 		return Problem{
 			What:  fmt.Sprintf("server %d is being taken into the cell", s.ID),
-			Cause: "its disk was new, or it gave its data up; " + strings.Join(st.WaitsFor, ", "),
+			Cause: waiting("its disk was new, or it gave its data up", st),
 			Risk:  "one copy of the data less until it is level",
 			Next:  "pssctl status, until it is a " + map[bool]string{true: "voter", false: "learner"}[s.ID.Core()],
 		}, true
@@ -102,7 +102,7 @@ func (c *Cell) judge(s *Server) (Problem, bool) {
 		return Problem{
 			What:  fmt.Sprintf("server %d: %s", s.ID, words[0]),
 			Cause: strings.Join(words, "; "),
-			Risk:  "see docs/operations.md",
+			Risk:  "the cell goes on without this server; docs/operations.md explains the words",
 			Next:  fmt.Sprintf("pssctl log %d", s.ID),
 		}, true
 	case c.Behind(st) > slack:
@@ -114,6 +114,14 @@ func (c *Cell) judge(s *Server) (Problem, bool) {
 		}, true
 	}
 	return Problem{}, false
+}
+
+// waiting adds what a server waits for to why it does.
+func waiting(why string, st *admin.Status) string {
+	if len(st.WaitsFor) == 0 {
+		return why
+	}
+	return why + "; it waits for " + strings.Join(st.WaitsFor, ", ")
 }
 
 // complaints are what a server finds not well, but what is a problem of its own here: servers that nobody can reach,
