@@ -127,7 +127,7 @@ func testAll(t *testing.T, bin string) {
 			t.Errorf("%s was not measured", cell)
 		}
 	}
-	if len(have) != len(want) || r.IdleCores <= 0 || len(r.Floors) != 3 {
+	if len(have) != len(want) || r.IdleCores <= 0 || len(r.Floors) != 4 {
 		t.Errorf("%d cells, want %d; %g cores, %d floors", len(have), len(want), r.IdleCores, len(r.Floors))
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {

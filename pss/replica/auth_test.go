@@ -224,15 +224,20 @@ func (n *notes) has(words string) bool {
 func TestMixedCell(t *testing.T) {
 	var logs [3]notes
 	file := newKeyFile(t)
-	odd := 0
+	odd, mixed := 0, false
 	h := newHouse(t, func(o *Options) {
 		o.Logger = slog.New(slog.NewTextHandler(&logs[o.ID], nil))
 		with := *o.Cell
-		if o.Cell = &with; int(o.ID) != odd {
+		o.Cell, with.Auth = &with, nil
+		if !mixed || int(o.ID) != odd {
 			with.Auth = newKeys(t, file)
 		}
 	})
 	h.conf.Auth = newKeys(t, file)
+	h.master() // the cell was founded by all; then one loses the key
+	h.stop(odd)
+	mixed = true
+	h.start(odd)
 	v := h.volume(h.client(), 64<<10) // with the two others
 	v.write(5)
 	v.verify()

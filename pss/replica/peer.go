@@ -78,18 +78,13 @@ func (p *peer) ended() bool {
 func (p *peer) run() {
 	pause := dialPauseMin
 	for p.r.ctx.Err() == nil && !p.ended() {
+		began := time.Now()
 		conn, err := p.dial()
 		if err != nil {
 			p.refused(err)
-			select {
-			case <-p.r.ctx.Done():
-				return
-			case <-time.After(pause):
-			}
-			pause = min(2*pause, dialPauseMax)
+			pause = p.pause(pause)
 			continue
 		}
-		pause = dialPauseMin
 		o := newOutlet(conn, &p.r.pool, func() {})
 		if !p.use(o) {
 			conn.Close()
@@ -102,7 +97,21 @@ func (p *peer) run() {
 			p.r.logger.Info("lost the connection to", "server", p.server.ID)
 			p.r.drive(func(time.Duration) error { p.r.core.Node().Unreachable(p.server.ID); return nil })
 		}
+		if time.Since(began) > dialPauseMax {
+			pause = dialPauseMin
+		} else {
+			pause = p.pause(pause) // it takes connections and ends them: it is of another cell, or of none yet
+		}
 	}
+}
+
+// pause waits before the next attempt to connect, and returns how long to wait before the one after it.
+func (p *peer) pause(d time.Duration) time.Duration {
+	select {
+	case <-p.r.ctx.Done():
+	case <-time.After(d):
+	}
+	return min(2*d, dialPauseMax)
 }
 
 // refused logs why there is no connection: loudly, but once, where keys don't fit, for that doesn't mend itself.
