@@ -35,7 +35,7 @@ func openReal(t *testing.T, f *psstest.RealCell) *Cell {
 // A client that is gone without a word loses its session: who waits for its lock gets it, its ephemeral file
 // ends, and those who watch hear of it. One that only does nothing keeps what it has.
 func TestRealSessionsExpire(t *testing.T) {
-	f := psstest.Real(t, 3)
+	f := psstest.StartReal(t, 0, 1, 2)
 	ctx := t.Context()
 	gone, idle, d := openReal(t, f), openReal(t, f), openReal(t, f)
 	kept, err := idle.Lock(ctx, "kept", WriteLock)
@@ -91,7 +91,7 @@ func TestRealSessionsExpire(t *testing.T) {
 
 // Waiting goes on when the master goes: the next one answers.
 func TestRealWaitersOutliveTheMaster(t *testing.T) {
-	f := psstest.Real(t, 3)
+	f := psstest.StartReal(t, 0, 1, 2)
 	ctx := t.Context()
 	c, d := openReal(t, f), openReal(t, f)
 	l, err := c.Lock(ctx, "L", WriteLock)
@@ -126,11 +126,9 @@ func TestRealWaitersOutliveTheMaster(t *testing.T) {
 		return d.acked > 2
 	})
 	c.mu.Lock()
-	master := int(c.active.peer.server.ID)
+	master := c.active.peer.server.ID
 	c.mu.Unlock()
-	if err := f.Stop(master); err != nil {
-		t.Fatal(err)
-	}
+	f.Stop(master)
 	if err := l.Unlock(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -188,7 +186,7 @@ func TestReadsLeaveAHangingMaster(t *testing.T) {
 // of its own, in one write or in pieces, and reads it back: as long as a client is not fenced it reads what it
 // wrote, and nothing of the other.
 func TestRealOwnersNeverMix(t *testing.T) {
-	f := psstest.Real(t, 3)
+	f := psstest.StartReal(t, 0, 1, 2)
 	ctx := t.Context()
 	const size = 64 << 10
 	setup := openReal(t, f)
@@ -223,9 +221,7 @@ func TestRealOwnersNeverMix(t *testing.T) {
 	if !ok {
 		t.Error("no master")
 	}
-	if err := f.Stop(int(id)); err != nil {
-		t.Error(err)
-	}
+	f.Stop(id)
 	before := fenced.Load()
 	until(t, "they go on with another master", func() bool { return fenced.Load() >= before+5 })
 	close(stop)

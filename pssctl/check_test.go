@@ -9,12 +9,12 @@ import (
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/psstest"
 	"github.com/paxos-iscsi/paxos-iscsi/pssctl/console"
-	"github.com/paxos-iscsi/paxos-iscsi/pssctl/testcell"
 )
 
 func TestCheckRoot(t *testing.T) {
-	c := testcell.Start(t, 0, 1, 2)
+	c := psstest.StartReal(t, 0, 1, 2)
 	client, err := pss.Open(c.Conf, pss.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -61,7 +61,7 @@ func TestCheckRoot(t *testing.T) {
 }
 
 func TestCheckCell(t *testing.T) {
-	c := testcell.Start(t, 0, 1, 2)
+	c := psstest.StartReal(t, 0, 1, 2)
 	stdout, stderr, status := pssctl(t, c, "check --cell")
 	if status != 0 || strings.Count(stdout, "clean") != 3 {
 		t.Errorf("status %d, %s%s", status, stdout, stderr)
@@ -89,7 +89,7 @@ func TestCheckCell(t *testing.T) {
 }
 
 func TestKeygen(t *testing.T) {
-	c := testcell.Describe(t, 0, 1, 2)
+	c := psstest.DescribeReal(t, 0, 1, 2)
 	file := filepath.Join(filepath.Dir(c.File), "cell.key")
 	for _, x := range []struct {
 		line string

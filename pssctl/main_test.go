@@ -14,8 +14,8 @@ import (
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss/admin"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/psstest"
 	"github.com/paxos-iscsi/paxos-iscsi/pssctl/console"
-	"github.com/paxos-iscsi/paxos-iscsi/pssctl/testcell"
 )
 
 var rewrite = flag.Bool("rewrite", false, "write the golden files anew")
@@ -23,7 +23,7 @@ var rewrite = flag.Bool("rewrite", false, "write the golden files anew")
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // pssctl runs the command and returns what it printed and its status.
-func pssctl(t *testing.T, c *testcell.Cell, line string, stdin ...string) (stdout, stderr string, status int) {
+func pssctl(t *testing.T, c *psstest.RealCell, line string, stdin ...string) (stdout, stderr string, status int) {
 	t.Helper()
 	var out, errs bytes.Buffer
 	app := newApp(&out, &errs)
@@ -34,7 +34,7 @@ func pssctl(t *testing.T, c *testcell.Cell, line string, stdin ...string) (stdou
 }
 
 // same are the values that differ from run to run, and what stands for them in the golden files.
-func same(c *testcell.Cell, text string) string {
+func same(c *psstest.RealCell, text string) string {
 	text = strings.ReplaceAll(text, filepath.Dir(c.File), "DIR")
 	for _, s := range c.Conf.Servers {
 		for _, p := range []struct {
@@ -78,7 +78,7 @@ func golden(t *testing.T, name, got string) {
 }
 
 func TestOnACell(t *testing.T) {
-	c := testcell.Start(t, 0, 1, 2, 5)
+	c := psstest.StartReal(t, 0, 1, 2, 5)
 	var transcript strings.Builder
 	do := func(line string, stdin ...string) {
 		stdout, stderr, status := pssctl(t, c, line, stdin...)
@@ -115,7 +115,7 @@ func TestOnACell(t *testing.T) {
 }
 
 func TestStatus(t *testing.T) {
-	c := testcell.Start(t, 0, 1, 2, 5)
+	c := psstest.StartReal(t, 0, 1, 2, 5)
 	master := c.Master()
 	stdout, stderr, status := pssctl(t, c, "status")
 	if status != 0 || stderr != "" || !strings.Contains(stdout, "all is well") || strings.Count(stdout, "\n") != 8 {
@@ -153,7 +153,7 @@ func TestStatus(t *testing.T) {
 
 // TestJSON: whatever takes --json prints JSON.
 func TestJSON(t *testing.T) {
-	c := testcell.Start(t, 0, 1, 2)
+	c := psstest.StartReal(t, 0, 1, 2)
 	if _, stderr, status := pssctl(t, c, "volume create vol001 1G"); status != 0 {
 		t.Fatal(stderr)
 	}
@@ -175,7 +175,7 @@ func TestJSON(t *testing.T) {
 }
 
 func TestHandOverAndShutdown(t *testing.T) {
-	c := testcell.Start(t, 0, 1, 2)
+	c := psstest.StartReal(t, 0, 1, 2)
 	to := (c.Master() + 1) % 3
 	stdout, stderr, status := pssctl(t, c, "master "+jsonNumber(int(to)))
 	if status != 0 || strings.TrimSpace(stdout) != jsonNumber(int(to)) {
@@ -196,7 +196,7 @@ func TestHandOverAndShutdown(t *testing.T) {
 
 // TestSocketsOfTheDead: for a server that does not answer the machine's own tables are read.
 func TestSocketsOfTheDead(t *testing.T) {
-	c := testcell.Describe(t, 0, 1, 2)
+	c := psstest.DescribeReal(t, 0, 1, 2)
 	stdout, stderr, status := pssctl(t, c, "sockets 0")
 	if status != 0 || stdout != "" || stderr != "" {
 		t.Errorf("status %d, %s%s", status, stdout, stderr)
@@ -210,7 +210,7 @@ func TestSocketsOfTheDead(t *testing.T) {
 }
 
 func TestTop(t *testing.T) {
-	c := testcell.Start(t, 0, 1, 2)
+	c := psstest.StartReal(t, 0, 1, 2)
 	stdout, stderr, status := pssctl(t, c, "top -n 2 --interval 200ms")
 	if status != 0 || strings.Count(stdout, "VOLUME") != 2 || strings.Count(stdout, "all is well") != 2 || !strings.Contains(stdout, "pssctl top") {
 		t.Errorf("status %d, %s%s", status, stdout, stderr)

@@ -158,14 +158,8 @@ func TestPorts(t *testing.T) {
 	defer l.Close()
 	taken := l.Addr().(*net.TCPAddr).Port
 	port, err := FreePort(taken)
-	if err != nil || port == taken || port < lowestPort || port >= highestPort {
+	if err != nil || port == taken {
 		t.Errorf("port %d, %v; %d is taken", port, err, taken)
-	}
-	c, err := net.ListenPacket("udp", Host+":0")
-	must(t, err)
-	defer c.Close()
-	if portIsFree("udp", c.LocalAddr().(*net.UDPAddr).Port) {
-		t.Error("a UDP port in use is free")
 	}
 }
 

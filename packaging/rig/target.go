@@ -44,11 +44,14 @@ type Target struct {
 	own      string // folder made for the socket alone
 }
 
+// lowestPortal is where a portal is looked for when the caller does not care.
+const lowestPortal = 10240
+
 // NewTarget returns a target that is not started yet.
 func NewTarget(o TargetOptions) (*Target, error) {
 	want := o.Port
 	if want == 0 {
-		want = lowestPort
+		want = lowestPortal
 	}
 	port, err := FreePort(want)
 	if err != nil {

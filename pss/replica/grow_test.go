@@ -28,8 +28,8 @@ func newEstate(t *testing.T, ids ...cell.ID) *estate {
 	t.Helper()
 	e := &estate{t: t, conf: &cell.Config{File: "server.conf"}, servers: make(map[cell.ID]*Replica)}
 	for _, id := range ids {
-		tcp, udp := freePorts(t)
-		e.conf.Servers = append(e.conf.Servers, cell.Server{ID: id, Host: "127.0.0.1", TCPPort: tcp, UDPPort: udp, Path: t.TempDir()})
+		ports := freePorts(t, 2)
+		e.conf.Servers = append(e.conf.Servers, cell.Server{ID: id, Host: "127.0.0.1", TCPPort: ports[0], UDPPort: ports[1], Path: t.TempDir()})
 	}
 	t.Cleanup(func() {
 		for id := range e.servers {
@@ -269,7 +269,8 @@ func TestMove(t *testing.T) {
 	check(t, e.call(admin.MethodHandOver, admin.HandOverArgs{ID: new(cell.ID)}))
 	e.stop(2)
 	moved := &cell.Config{File: "server.conf", Servers: slices.Clone(e.conf.Servers)}
-	moved.Servers[2].TCPPort, moved.Servers[2].UDPPort = freePorts(t)
+	ports := freePorts(t, 2)
+	moved.Servers[2].TCPPort, moved.Servers[2].UDPPort = ports[0], ports[1]
 	e.start(moved, 2)
 	s := moved.Servers[2]
 	check(t, e.call(admin.MethodMove, admin.AddArgs{ID: 2, Host: s.Host, UDPPort: s.UDPPort, TCPPort: s.TCPPort}))

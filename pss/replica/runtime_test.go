@@ -25,6 +25,7 @@ import (
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/disk"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/psstest/port"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/wire"
 )
 
@@ -42,10 +43,10 @@ type house struct {
 func newHouse(t *testing.T, options func(*Options)) *house {
 	t.Helper()
 	h := &house{t: t, conf: &cell.Config{File: "server.conf"}, options: options}
+	ports := freePorts(t, 2*len(h.servers))
 	for i := range h.servers {
-		tcp, udp := freePorts(t)
 		h.conf.Servers = append(h.conf.Servers, cell.Server{ID: cell.ID(i), Host: "127.0.0.1",
-			TCPPort: tcp, UDPPort: udp, Path: t.TempDir()})
+			TCPPort: ports[2*i], UDPPort: ports[2*i+1], Path: t.TempDir()})
 	}
 	for i := range h.servers {
 		h.start(i)
@@ -58,15 +59,11 @@ func newHouse(t *testing.T, options func(*Options)) *house {
 	return h
 }
 
-func freePorts(t *testing.T) (tcp, udp int) {
+func freePorts(t *testing.T, count int) []int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ports, err := port.Free(count)
 	check(t, err)
-	defer l.Close()
-	u, err := net.ListenPacket("udp", "127.0.0.1:0")
-	check(t, err)
-	defer u.Close()
-	return l.Addr().(*net.TCPAddr).Port, u.LocalAddr().(*net.UDPAddr).Port
+	return ports
 }
 
 func (h *house) start(i int) {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/disk"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/psstest/port"
 )
 
 // patience bounds what a test waits for; nothing is expected to take so long.
@@ -55,18 +56,12 @@ func newSite(t *testing.T) *site {
 	dir := t.TempDir()
 	s := &site{t: t, conf: filepath.Join(dir, "server.conf"), root: filepath.Join(dir, "PFS-0")}
 	var text strings.Builder
+	ports, err := port.Free(6)
+	check(t, err)
 	for id := range 3 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		check(t, err)
-		u, err := net.ListenPacket("udp", "127.0.0.1:0")
-		check(t, err)
-		tcp, udp := l.Addr().(*net.TCPAddr).Port, u.LocalAddr().(*net.UDPAddr).Port
-		check(t, errors.Join(l.Close(), u.Close()))
-		fmt.Fprintf(&text, "%d 127.0.0.1 %d %d %s\n", id, udp, tcp, dir)
-		if id == 0 {
-			s.tcp = tcp
-		}
+		fmt.Fprintf(&text, "%d %s %d %d %s\n", id, port.Host, ports[2*id], ports[2*id+1], dir)
 	}
+	s.tcp = ports[1]
 	check(t, os.WriteFile(s.conf, []byte(text.String()), 0o600))
 	return s
 }

@@ -51,8 +51,8 @@ func normalize(text string) string {
 
 // start makes a real cell and a folder that the commands run in.
 func start(t *testing.T) *psstest.RealCell {
-	f := psstest.Real(t, 3)
-	t.Setenv(cell.EnvFile, f.ConfFile)
+	f := psstest.StartReal(t, 0, 1, 2)
+	t.Setenv(cell.EnvFile, f.File)
 	t.Chdir(t.TempDir())
 	return f
 }
@@ -229,17 +229,12 @@ func TestEphemeral(t *testing.T) {
 
 func TestUnreachable(t *testing.T) {
 	f := start(t)
-	for i := range 2 {
-		if err := f.Stop(i); err != nil {
-			t.Fatal(err)
-		}
-	}
+	f.Stop(0)
+	f.Stop(1)
 	if code, _, stderr := call(t.Context(), "--timeout", "300ms", "session"); code != 255 || !strings.Contains(stderr, "no majority") {
 		t.Errorf("%d, %s", code, stderr)
 	}
-	if err := f.Stop(2); err != nil {
-		t.Fatal(err)
-	}
+	f.Stop(2)
 	if code, _, stderr := call(t.Context(), "--timeout", "300ms", "session"); code != 255 || !strings.Contains(stderr, "no server of the cell answers") {
 		t.Errorf("%d, %s", code, stderr)
 	}

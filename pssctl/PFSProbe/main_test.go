@@ -10,14 +10,14 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/psstest"
 	"github.com/paxos-iscsi/paxos-iscsi/pssctl/console"
-	"github.com/paxos-iscsi/paxos-iscsi/pssctl/testcell"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // run runs the command with these arguments.
-func run(t *testing.T, c *testcell.Cell, line string) (stdout, stderr string, status int) {
+func run(t *testing.T, c *psstest.RealCell, line string) (stdout, stderr string, status int) {
 	t.Helper()
 	var out, errs bytes.Buffer
 	status = console.Run(t.Context(), newApp(&out, &errs), append([]string{"PFSProbe", "--conf", c.File}, strings.Fields(line)...))
@@ -25,7 +25,7 @@ func run(t *testing.T, c *testcell.Cell, line string) (stdout, stderr string, st
 }
 
 func TestProbe(t *testing.T) {
-	c := testcell.Start(t, 0, 1, 2)
+	c := psstest.StartReal(t, 0, 1, 2)
 	m := c.Master()
 	client, err := pss.Open(c.Conf, pss.Options{Software: "a test"})
 	if err != nil {

@@ -9,14 +9,14 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/paxos-iscsi/paxos-iscsi/pss/psstest"
 	"github.com/paxos-iscsi/paxos-iscsi/pssctl/console"
-	"github.com/paxos-iscsi/paxos-iscsi/pssctl/testcell"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // run runs the command with these arguments.
-func run(t *testing.T, c *testcell.Cell, line string) (stdout, stderr string, status int) {
+func run(t *testing.T, c *psstest.RealCell, line string) (stdout, stderr string, status int) {
 	t.Helper()
 	var out, errs bytes.Buffer
 	status = console.Run(t.Context(), newApp(&out, &errs), append([]string{"PSSAdmin", "--conf", c.File}, strings.Fields(line)...))
@@ -25,7 +25,7 @@ func run(t *testing.T, c *testcell.Cell, line string) (stdout, stderr string, st
 
 // TestControl looks at the layout: scripts cut it to pieces.
 func TestControl(t *testing.T) {
-	c := testcell.Start(t, 0, 1, 2, 5)
+	c := psstest.StartReal(t, 0, 1, 2, 5)
 	m := c.Master()
 	out, stderr, status := run(t, c, fmt.Sprintf("%d control", m))
 	if status != 0 || stderr != "" {
@@ -51,7 +51,7 @@ func TestControl(t *testing.T) {
 }
 
 func TestPaxos(t *testing.T) {
-	c := testcell.Start(t, 0, 1, 2)
+	c := psstest.StartReal(t, 0, 1, 2)
 	m := c.Master()
 	out, stderr, status := run(t, c, fmt.Sprintf("%d paxos", m))
 	if status != 0 || !regexp.MustCompile(`(?m)^=== Page \d+ ===\n\d: \d+ Mode\[6-1\] Ballot\[\d+\] Len\[0\] Op\[new master\]$`).MatchString(out) ||
@@ -70,7 +70,7 @@ func TestPaxos(t *testing.T) {
 }
 
 func TestVerbs(t *testing.T) {
-	c := testcell.Start(t, 0, 1, 2)
+	c := psstest.StartReal(t, 0, 1, 2)
 	m := c.Master()
 	other := (m + 1) % 3
 	for _, x := range []struct {

@@ -24,8 +24,8 @@ func call(t *testing.T, answer string, args ...string) (code int, stdout, stderr
 }
 
 func TestDelete(t *testing.T) {
-	f := psstest.Real(t, 3)
-	t.Setenv(cell.EnvFile, f.ConfFile)
+	f := psstest.StartReal(t, 0, 1, 2)
+	t.Setenv(cell.EnvFile, f.File)
 	c, err := pss.Open(f.Conf, pss.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -63,10 +63,8 @@ func TestDelete(t *testing.T) {
 			t.Errorf("after %s, %q: %d volumes, %v", k.args, k.answer, len(nodes), err)
 		}
 	}
-	for i := range 3 {
-		if err := f.Stop(i); err != nil {
-			t.Fatal(err)
-		}
+	for _, s := range f.Conf.Servers {
+		f.Stop(s.ID)
 	}
 	if code, _, stderr := call(t, "", "-y", "--timeout", "300ms", "vol001"); code != 255 {
 		t.Errorf("%d, %s", code, stderr)

@@ -22,8 +22,8 @@ func call(t *testing.T, args ...string) (code int, stdout, stderr string) {
 }
 
 func TestExtend(t *testing.T) {
-	f := psstest.Real(t, 3)
-	t.Setenv(cell.EnvFile, f.ConfFile)
+	f := psstest.StartReal(t, 0, 1, 2)
+	t.Setenv(cell.EnvFile, f.File)
 	c, err := pss.Open(f.Conf, pss.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -54,10 +54,8 @@ func TestExtend(t *testing.T) {
 	if n, err := c.Stat(t.Context(), "vol001"); err != nil || n.Bytes != 16<<20 {
 		t.Errorf("%+v, %v", n, err)
 	}
-	for i := range 3 {
-		if err := f.Stop(i); err != nil {
-			t.Fatal(err)
-		}
+	for _, s := range f.Conf.Servers {
+		f.Stop(s.ID)
 	}
 	if code, _, stderr := call(t, "--timeout", "300ms", "vol001", "1T"); code != 255 {
 		t.Errorf("%d, %s", code, stderr)

@@ -8,7 +8,7 @@ import (
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/admin"
-	"github.com/paxos-iscsi/paxos-iscsi/pssctl/testcell"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/psstest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -23,7 +23,7 @@ func TestRate(t *testing.T) {
 }
 
 func TestLook(t *testing.T) {
-	c := testcell.Start(t, 0, 1, 2)
+	c := psstest.StartReal(t, 0, 1, 2)
 	client, err := pss.Open(c.Conf, pss.Options{Software: "writer"})
 	if err != nil {
 		t.Fatal(err)

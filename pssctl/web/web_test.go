@@ -19,7 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss"
-	"github.com/paxos-iscsi/paxos-iscsi/pssctl/testcell"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/psstest"
 )
 
 var screenshots = flag.String("screenshots", "", "a folder to put pictures of the page into")
@@ -27,7 +27,7 @@ var screenshots = flag.String("screenshots", "", "a folder to put pictures of th
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // serve runs the page for a cell.
-func serve(t *testing.T, c *testcell.Cell) (s *Server, url string) {
+func serve(t *testing.T, c *psstest.RealCell) (s *Server, url string) {
 	t.Helper()
 	s, err := New(c.Conf)
 	if err != nil {
@@ -64,7 +64,7 @@ func get(t *testing.T, client *http.Client, url string) (int, string, http.Heade
 }
 
 func TestAdmission(t *testing.T) {
-	c := testcell.Start(t, 0, 1, 2)
+	c := psstest.StartReal(t, 0, 1, 2)
 	_, url := serve(t, c)
 	plain := strings.Split(url, "?")[0]
 	jar, err := cookiejar.New(nil)
@@ -98,7 +98,7 @@ func TestAdmission(t *testing.T) {
 }
 
 func TestState(t *testing.T) {
-	c := testcell.Start(t, 0, 1, 2, 5)
+	c := psstest.StartReal(t, 0, 1, 2, 5)
 	s, _ := serve(t, c)
 	b, err := s.current(t.Context())
 	if err != nil {
@@ -124,7 +124,7 @@ func TestPageInABrowser(t *testing.T) {
 	if err != nil {
 		t.Skip("LEFT OUT: the status page in a browser: chromium is not installed")
 	}
-	c := testcell.Start(t, 0, 1, 2, 5)
+	c := psstest.StartReal(t, 0, 1, 2, 5)
 	s, url := serve(t, c)
 	client, err := pss.Open(c.Conf, pss.Options{Software: "tgtd 2.0.0"})
 	if err != nil {

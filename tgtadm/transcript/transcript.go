@@ -20,6 +20,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/paxos-iscsi/paxos-iscsi/pss/psstest/port"
 )
 
 // recordedPortal is where the daemons of the recordings listened; a replay has a port of its own.
@@ -229,12 +231,11 @@ func (st *stage) judge(name string, r record, count *Count) {
 
 // freePortal is an address of this machine at which nothing listens.
 func freePortal(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ports, err := port.Free(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return net.JoinHostPort(port.Host, strconv.Itoa(ports[0]))
 }
 
 // real puts the places of this replay into a recorded text, recorded takes them out again.
