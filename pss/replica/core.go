@@ -229,7 +229,7 @@ func (c *Core) Step(now time.Duration, m raftpb.Message, stamp, echo time.Durati
 	if m.From == c.node.Master() {
 		c.heardAt = c.now
 	}
-	if c.space == spaceNone && (m.Type == raftpb.MsgSnap || m.Type == raftpb.MsgApp && len(m.Entries) > 0) {
+	if c.space == spaceNone && !c.takes(&m) {
 		return nil // as if it were lost
 	}
 	if m.Type == raftpb.MsgSnap && m.Snapshot != nil && m.Snapshot.Metadata.Index > c.applied {

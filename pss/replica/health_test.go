@@ -12,6 +12,7 @@ import (
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/agreement"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/disk"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/log"
 )
@@ -127,7 +128,8 @@ func TestFullMajority(t *testing.T) {
 }
 
 // TestNoRoomAtAll: every disk refuses to grow from one moment on: checkpoints and segments of the log wait. What was
-// acknowledged is there, the servers live, and everything goes on when there is room.
+// acknowledged is there, the servers live, and everything goes on when there is room. Without any, the cell still
+// changes its master and is told to forget data.
 func TestNoRoomAtAll(t *testing.T) {
 	h, disks := newMemHouse(t)
 	v := h.volume(h.client(), 1<<20)
@@ -146,6 +148,23 @@ func TestNoRoomAtAll(t *testing.T) {
 			return r.core.flush != nil
 		})
 	}
+	v.verify()
+	for i := range disks {
+		h.narrow(i, disks[i], spaceNone)
+	}
+	m := h.master()
+	h.servers[m].drive(func(time.Duration) error { h.servers[m].core.HandOver(cell.ID((m + 1) % 3)); return nil })
+	eventually(t, "another master", func() bool { return h.master() != m })
+	v.verify()
+	done := make(chan error, 1)
+	v.v.Submit(&pss.Request{Op: pss.Unmap, Offset: 8192, Length: 4096, Done: func(r *pss.Request) { done <- r.Err }})
+	select {
+	case err := <-done:
+		check(t, err)
+	case <-time.After(patience):
+		t.Fatal("a full cell can't be told to forget data")
+	}
+	clear(v.want[8192:][:4096])
 	v.verify()
 	for i := range disks {
 		h.narrow(i, disks[i], spaceGood)

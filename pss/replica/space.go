@@ -2,11 +2,13 @@ package replica
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss/agreement"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/disk"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
+	"go.etcd.io/raft/v3/raftpb"
 )
 
 // Full disks. Each server has its own, and whether an operation succeeds must be the same on all. So operations
@@ -16,8 +18,9 @@ import (
 //   - Below the reserve a server is low: it tells the master so with every heartbeat it takes. A master that is low
 //     hands over to a server that is not. When no majority has room, operations that take space are answered with
 //     op.NoSpace; all others, those that free space above all, go on.
-//   - Below half of the reserve a server takes no entries any more. It lags, keeps its promises, and is fed again
-//     when it has room: from the log, or with the difference.
+//   - Below half of the reserve a server takes no entries of such operations any more. It lags, keeps its promises,
+//     and is fed again when it has room: from the log, or with the difference. What takes no space it takes as before:
+//     else a cell that is full everywhere could neither get a new master nor be told to delete something.
 //   - A write that the disk refuses in spite of this is tried again until there is room: a checkpoint, an append,
 //     an installation. Nothing is acknowledged before it succeeded.
 
@@ -156,6 +159,28 @@ func takesSpace(c op.Code) bool {
 		return true
 	}
 	return false
+}
+
+// takes says whether a server without room takes a message, and cuts off the entries that it does not take: from the
+// first one on that takes space, for entries come in their order.
+func (c *Core) takes(m *raftpb.Message) bool {
+	switch {
+	case m.Type == raftpb.MsgSnap:
+		return false
+	case m.Type != raftpb.MsgApp || len(m.Entries) == 0:
+		return true
+	}
+	first := slices.IndexFunc(m.Entries, func(e raftpb.Entry) bool {
+		if e.Type != raftpb.EntryNormal || len(e.Data) == 0 {
+			return false
+		}
+		o, err := op.Parse(e.Data)
+		return err != nil || takesSpace(o.Code)
+	})
+	if first > 0 {
+		m.Entries = m.Entries[:first]
+	}
+	return first != 0
 }
 
 // noRoom says whether a write failed for nothing but a full disk, so that it can be tried again.
