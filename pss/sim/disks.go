@@ -255,6 +255,21 @@ func (s *server) reaches(t *server) bool {
 	return t.up && s.w.now >= t.resumes && !s.w.cut[s.id][t.id] && !s.w.cut[t.id][s.id]
 }
 
+// mendFor has damage repaired that another server met here while it caught up.
+func (s *server) mendFor(err error) {
+	var damage *store.DamageError
+	if !s.damaged(err) || !errors.As(err, &damage) {
+		return
+	}
+	ref := replica.ChunkRef{Object: damage.Object, Chunk: uint32(damage.Block / store.BlocksPerChunk)}
+	s.later(s.w.between(netFast, repairAfter), func() {
+		if err := s.repair(ref); err != nil {
+			s.w.tracef("server %d repairs for another: %v", s.id, err)
+		}
+		s.pump(nil)
+	})
+}
+
 // mend carries out the repair that applying waits for.
 func (s *server) mend(at replica.Repair) {
 	s.later(s.w.between(netFast, 50*time.Millisecond), func() {
