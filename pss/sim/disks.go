@@ -40,7 +40,7 @@ func (s *server) rot() {
 	}
 	rng := s.w.rng
 	name := files[rng.IntN(len(files))]
-	if path.Base(name) == "index" && !s.w.chance(8) {
+	if base := path.Base(name); (base == "index" || base == "pages") && !s.w.chance(8) {
 		return // that ends the server's membership each time
 	}
 	f, err := s.disk.Open(name, 0)
@@ -98,7 +98,7 @@ func (s *server) rot() {
 	if err != nil && !errors.Is(err, errMedium) && !errors.Is(err, disk.ErrNoSpace) { // else it has a fault already
 		s.w.fail("a fault for server %d: %w", s.id, err)
 	}
-	if base := path.Base(name); base == "sums" || base == "index" {
+	if base := path.Base(name); base == "sums" || base == "index" || base == "pages" {
 		s.w.kill(s, false) // a process has checksums in memory and goes on with them, and scrubs with them
 	}
 }
@@ -159,6 +159,7 @@ func (s *server) scrubOnce() {
 				}
 			}
 			if err != nil && !errors.Is(err, store.ErrNoObject) {
+				s.wound.dirty = true // it did not come to its end
 				s.ended(err)
 				return
 			}

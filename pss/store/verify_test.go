@@ -233,6 +233,7 @@ func TestStaleRecordWaitsForEver(t *testing.T) {
 		copy(data, contents(t, old.mem, dir+"/00/00/00")[:BlockSize])
 		putBack(t, other.mem, dir+"/00/00/sums", before)
 		putBack(t, other.mem, dir+"/00/00/00", data)
+		other.version1()
 		other.open()
 		r, dir, _, _ := rewritten()
 		flip(t, r.mem, dir+"/00/00/00", 0, 1)
