@@ -250,7 +250,7 @@ func (c *checker) orphans(folder string, chunks []uint32) error {
 				} else if _, filed := slices.BinarySearch(chunks, number); !filed {
 					c.res.add(Finding{File: name, What: "a file of a chunk that is empty", Harmless: true})
 				}
-			case e.Name == "sums" && depth == 2 && !e.Dir, e.Name == "index" && depth == 0 && !e.Dir:
+			case e.Name == "sums" && depth == 2 && !e.Dir, (e.Name == "index" || e.Name == "pages") && depth == 0 && !e.Dir:
 			default:
 				c.res.add(Finding{File: name, What: "it belongs to nothing", Harmless: true})
 			}

@@ -338,10 +338,14 @@ func pullChunks(st *store.Staging, chunks []ChangedChunk, src Source, img *store
 type localSource struct {
 	store *store.Store
 	ask   func() base
+	need  uint64 // index that the base must stand at or after; 0: whoever asks sees to that
 }
 
-// LocalSource makes a Core a Source for another in the same goroutine.
-func LocalSource(c *Core) Source { return &localSource{c.store, c.hold} }
+// LocalSource makes a Core a Source for another in the same goroutine. ErrBehind says that its checkpoint does not
+// stand at need or after it yet.
+func LocalSource(c *Core, need uint64) Source {
+	return &localSource{c.store, func() base { return c.offer(need) }, need}
+}
 
 // hold returns the base and keeps it for a while.
 func (c *Core) hold() base {
@@ -365,6 +369,9 @@ func (c *Core) offer(need uint64) base {
 // Manifest implements Source.
 func (l *localSource) Manifest(since uint64) (*Manifest, error) {
 	b := l.ask()
+	if b.index < l.need {
+		return nil, fmt.Errorf("%w: it stands at %d, and %d is needed", ErrBehind, b.index, l.need)
+	}
 	m := &Manifest{Index: b.index, Term: b.term, Meta: b.meta, Objects: b.objects}
 	for _, o := range b.objects {
 		err := l.store.ChangedSince(store.Checkpoint, o.Number, since, func(chunk uint32, changed uint64) bool {

@@ -370,8 +370,9 @@ func (c *client) end() {
 
 // pendingRead is a read that waits for the lease.
 type pendingRead struct {
-	c    *client
-	read wire.Read
+	c     *client
+	read  wire.Read
+	again *damagedRead // set when it met damage before
 }
 
 // takeRead answers a read, or has it wait for the lease. It returns how many bytes it may have read.
@@ -396,7 +397,7 @@ func (c *client) takeRead(rd *wire.Reader, h wire.Header) (int, error) {
 	}
 	c.count(1, int(q.Length))
 	c.r.drive(func(now time.Duration) error {
-		c.r.core.Ask(now, Read{Origin: Origin{Client: &pendingRead{c, q}, Tag: h.Tag, Since: now}})
+		c.r.core.Ask(now, Read{Origin: Origin{Client: &pendingRead{c, q, nil}, Tag: h.Tag, Since: now}})
 		return nil
 	})
 	return int(q.Length), nil
@@ -488,7 +489,7 @@ func (c *client) notice(m wire.Master) {
 func (r *Replica) deliver(reply *Reply) *outlet {
 	switch to := reply.Client.(type) {
 	case *pendingRead:
-		to.c.answerRead(reply, to.read)
+		to.c.answerRead(reply, to)
 	case *client:
 		if reply.Answer != nil {
 			to.count(-1, 0)
@@ -524,7 +525,8 @@ func (c *client) answer(reply *Reply) {
 }
 
 // answerRead answers a read that waited for the lease.
-func (c *client) answerRead(reply *Reply, q wire.Read) {
+func (c *client) answerRead(reply *Reply, asked *pendingRead) {
+	q := asked.read
 	if reply.NotMaster {
 		c.count(-1, -int(q.Length))
 		c.out.end(c.out.begin().NotMaster(reply.Tag, masterOf(c.r.core.View())))
@@ -534,7 +536,7 @@ func (c *client) answerRead(reply *Reply, q wire.Read) {
 	tag, since := reply.Tag, reply.Since
 	c.r.tasks.Go(func() { // the disk may be slow, and the caller holds the Replica's lock
 		watched := c.readSince.CompareAndSwap(0, int64(c.r.now()))
-		c.read(tag, q, since)
+		c.readOnce(tag, q, since, asked.again)
 		if watched {
 			c.readSince.Store(0)
 		}

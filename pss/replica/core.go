@@ -169,11 +169,13 @@ type Core struct {
 
 	digest digester
 
-	hurt   hurt // damage that applying waits for
-	mended bool // blocks were repaired that are damaged on disk until the next checkpoint
+	hurt   hurt          // damage that applying waits for
+	unread time.Duration // when a client's read last met damage that could not be repaired; 0: not since this server is master
+	mended bool          // blocks were repaired that are damaged on disk until the next checkpoint
 
 	space      spaceLevel
 	cellFull   bool // of a master: too few disks have room
+	another    bool // of a master: another server could be it
 	surveyAt   time.Duration
 	handOverAt time.Duration
 	progress   [cell.MaxServers]agreement.Progress // for survey
@@ -349,6 +351,7 @@ func (c *Core) observe(out *Output) {
 		c.refuseQueue(out)
 	}
 	c.view = v
+	c.unread, c.another = 0, false
 	c.leases.restart(c.now)
 	out.Master = &v
 }

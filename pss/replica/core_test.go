@@ -211,7 +211,7 @@ func TestMemoryDuringCatchUp(t *testing.T) {
 	if !r.catchUp.void.Load() {
 		t.Fatal("the catch-up goes on")
 	}
-	if _, err := r.catchUp.Pull(LocalSource(r.core)); err != ErrNotNeeded {
+	if _, err := r.catchUp.Pull(LocalSource(r.core, 0)); err != ErrNotNeeded {
 		t.Fatal(err)
 	}
 	r.replies = nil

@@ -292,7 +292,7 @@ func newFetchServer(r *Replica, conn net.Conn) *fetchServer {
 	w := wire.NewWriter(conn)
 	w.Timeout = fetchTimeout
 	s := &fetchServer{r: r, w: w, yield: yielding{work: r.work}}
-	s.source = &localSource{r.store, func() base {
+	s.source = &localSource{store: r.store, ask: func() base {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		return r.core.offer(s.need)

@@ -18,6 +18,9 @@ import (
 // Whether an entry can be applied must not depend on one server's disk. So applying waits at an entry that meets
 // damage, while this server goes on to append, acknowledge and vote. If every other server tells that it has
 // the block only in a later state, this server's state can't be carried on, and it ends with a HealError.
+//
+// Nor must a client's read. A master that could not have a block repaired hands over, for the others answer from disks
+// of their own; its clients ask the new master.
 
 const (
 	// repairRetry is how long after a failed repair applying asks for it again.
@@ -139,6 +142,13 @@ func (c *Core) Repaired(at Repair, err error) error {
 		h.askAt = c.now + repairRetry
 	}
 	return nil
+}
+
+// Unreadable tells that a block which a client asks for is damaged and could not be repaired. It reports whether the
+// read is to be asked again (Ask): another server is master, or can be.
+func (c *Core) Unreadable() bool {
+	c.unread = c.now
+	return !c.view.Self || c.another
 }
 
 // CheckMeta says whether a server can start from what a checkpoint keeps besides blocks.

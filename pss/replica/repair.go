@@ -251,13 +251,34 @@ func (c *client) repairRead(d *damagedRead, damage *store.DamageError) {
 // again repeats the read after a repair that ended with err.
 func (d *damagedRead) again(err error) {
 	if err != nil {
-		d.finish(op.ReadDamaged, err)
+		d.passOn(err)
 		return
 	}
 	d.c.r.tasks.Go(func() {
 		d.c.readOnce(d.tag, d.q, d.since, d)
 		d.c.count(-1, -int(d.q.Length))
 		d.c.out.signal()
+	})
+}
+
+// passOn sees to a read of a block that was not repaired. If another server can be master, this one hands over, and
+// the client is told so as soon as that is done; if that takes too long this server tries again to have it repaired.
+func (d *damagedRead) passOn(because error) {
+	r := d.c.r
+	another := false
+	r.drive(func(time.Duration) error { another = r.core.Unreadable(); return nil })
+	if !another || d.seen >= readAttempts {
+		d.finish(op.ReadDamaged, because)
+		return
+	}
+	r.tasks.Go(func() {
+		if !r.wait(repairPause) {
+			return
+		}
+		r.drive(func(now time.Duration) error {
+			r.core.Ask(now, Read{Origin: Origin{Client: &pendingRead{d.c, d.q, d}, Tag: d.tag, Since: d.since}})
+			return nil
+		})
 	})
 }
 

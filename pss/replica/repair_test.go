@@ -1,13 +1,17 @@
 package replica
 
 import (
+	"bytes"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/paxos-iscsi/paxos-iscsi/pss/disk"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/store"
 )
@@ -187,4 +191,35 @@ func TestNoCheckpointInsideAnEntry(t *testing.T) {
 	}
 	check(t, r.flush.Run())
 	check(t, r.core.FlushDone(nil))
+}
+
+// TestUnreadableMasterHandsOver: no server can give a copy of what is damaged at the master. It hands over, and the
+// read is answered when another server's disk can be read again, not with an error.
+func TestUnreadableMasterHandsOver(t *testing.T) {
+	h, disks := newMemHouse(t)
+	v := h.volume(h.client(), 1<<20)
+	v.write(20)
+	h.onDisk()
+	m := h.master()
+	var others atomic.Bool // can be read
+	for i, d := range disks {
+		d.SetHook(func(what, name string) error {
+			if what == disk.OpRead && strings.HasPrefix(name, "data/") && (i == m || !others.Load()) {
+				return errors.New("input/output error")
+			}
+			return nil
+		})
+	}
+	done := make(chan error, 1)
+	got := make([]byte, len(v.want))
+	go func() {
+		_, err := v.v.ReadAt(got, 0)
+		done <- err
+	}()
+	eventually(t, "another master", func() bool { return h.master() != m })
+	others.Store(true)
+	check(t, <-done)
+	if !bytes.Equal(got, v.want) {
+		t.Fatal("the read gave other bytes than were written")
+	}
 }

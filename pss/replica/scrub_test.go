@@ -8,6 +8,7 @@ import (
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss/admin"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/store"
 )
 
 // scrubbed has a server scrub, and returns what it reports at the end.
@@ -54,8 +55,8 @@ func TestScrubRepairs(t *testing.T) {
 	h.level(v.object)
 }
 
-// TestScrubFindsLostWrites: blocks that have an old content, together with their old records, are whole by all
-// checksums. The other servers know better.
+// TestScrubFindsLostWrites: blocks that have an old content, together with their old records, are whole by
+// themselves. The sums of the records know better.
 func TestScrubFindsLostWrites(t *testing.T) {
 	h := newHouse(t, scrubOptions)
 	v := h.volume(h.client(), 1<<20)
@@ -76,7 +77,44 @@ func TestScrubFindsLostWrites(t *testing.T) {
 	}
 	h.start(f)
 	rep := h.scrubbed(f)
-	if rep.Different == 0 || rep.Replaced != rep.Different || rep.Damaged != 0 {
+	if rep.Damaged == 0 || rep.Unrepaired != 0 || rep.Different != 0 {
+		t.Fatalf("%+v", rep)
+	}
+	h.onDisk()
+	if again := h.scrubbed(f); again.Damaged != rep.Damaged {
+		t.Fatalf("the second scrub found something again: %+v", again)
+	}
+	h.level(v.object)
+}
+
+// TestScrubFindsWhatIsWrongWithRightSums: a block that a server's memory spoilt before its checksum was computed is
+// whole by all checksums. The other servers know better.
+func TestScrubFindsWhatIsWrongWithRightSums(t *testing.T) {
+	h := newHouse(t, scrubOptions)
+	v := h.volume(h.client(), 1<<20)
+	v.write(60)
+	h.onDisk()
+	f := (h.master() + 1) % 3
+	r := h.servers[f]
+	var img store.Image
+	check(t, r.store.Export(store.Newest, v.object, 0, nil, &img))
+	want := img.Has
+	for i, at := 0, 0; i < store.BlocksPerChunk; i++ {
+		if !img.Has.Has(i) {
+			continue
+		}
+		b := img.Data[at : at+op.BlockSize]
+		b[i%op.BlockSize] ^= 1
+		img.Records[i].Sum = op.Sum(b)
+		at += op.BlockSize
+	}
+	r.drive(func(time.Duration) error {
+		_, err := r.core.Replace(&img, &want)
+		return err
+	})
+	h.onDisk()
+	rep := h.scrubbed(f)
+	if rep.Different == 0 || rep.Different != uint64(want.Len()) || rep.Replaced != rep.Different || rep.Damaged != 0 {
 		t.Fatalf("%+v", rep)
 	}
 	h.onDisk()

@@ -86,7 +86,7 @@ func (c *Core) survey() {
 		return
 	}
 	c.surveyAt = c.now + surveyEvery
-	c.cellFull = false
+	c.cellFull, c.another = false, false
 	if !c.view.Self {
 		return
 	}
@@ -108,7 +108,7 @@ func (c *Core) survey() {
 			best, found = p, true
 		}
 	}
-	c.cellFull = voters-full < voters/2+1
+	c.cellFull, c.another = voters-full < voters/2+1, found
 	why := ""
 	switch {
 	case c.hangs():
@@ -117,6 +117,8 @@ func (c *Core) survey() {
 		why = "its disk is full"
 	case c.hurt.wait && c.now-c.hurt.since > hurtPatience:
 		why = "damage keeps it from going on"
+	case c.unread != 0 && c.now-c.unread < hurtPatience:
+		why = "damage keeps it from answering a read"
 	}
 	if why == "" || !found || c.now < c.handOverAt {
 		return

@@ -341,6 +341,7 @@ func (s *server) readFailed(sent *call, err error) {
 		s.later(s.w.between(netFast, repairAfter), func() {
 			if err := s.repair(ref); err != nil {
 				s.w.tracef("server %d repairs for a read: %v", s.id, err)
+				s.core.Unreadable()
 			}
 			s.serve(sent)
 		})

@@ -40,7 +40,7 @@ func (s *server) rot() {
 	}
 	rng := s.w.rng
 	name := files[rng.IntN(len(files))]
-	if path.Base(name) == "index" && !s.w.chance(8) {
+	if base := path.Base(name); (base == "index" || base == "pages") && !s.w.chance(8) {
 		return // that ends the server's membership each time
 	}
 	f, err := s.disk.Open(name, 0)
@@ -98,7 +98,7 @@ func (s *server) rot() {
 	if err != nil && !errors.Is(err, errMedium) && !errors.Is(err, disk.ErrNoSpace) { // else it has a fault already
 		s.w.fail("a fault for server %d: %w", s.id, err)
 	}
-	if base := path.Base(name); base == "sums" || base == "index" {
+	if base := path.Base(name); base == "sums" || base == "index" || base == "pages" {
 		s.w.kill(s, false) // a process has checksums in memory and goes on with them, and scrubs with them
 	}
 }
@@ -159,6 +159,7 @@ func (s *server) scrubOnce() {
 				}
 			}
 			if err != nil && !errors.Is(err, store.ErrNoObject) {
+				s.wound.dirty = true // it did not come to its end
 				s.ended(err)
 				return
 			}
@@ -253,6 +254,21 @@ func (s *server) mendFrom(t *server, ref replica.ChunkRef, bad *store.Blocks) (a
 // reaches says whether the server can connect to another one.
 func (s *server) reaches(t *server) bool {
 	return t.up && s.w.now >= t.resumes && !s.w.cut[s.id][t.id] && !s.w.cut[t.id][s.id]
+}
+
+// mendFor has damage repaired that another server met here while it caught up.
+func (s *server) mendFor(err error) {
+	var damage *store.DamageError
+	if !s.damaged(err) || !errors.As(err, &damage) {
+		return
+	}
+	ref := replica.ChunkRef{Object: damage.Object, Chunk: uint32(damage.Block / store.BlocksPerChunk)}
+	s.later(s.w.between(netFast, repairAfter), func() {
+		if err := s.repair(ref); err != nil {
+			s.w.tracef("server %d repairs for another: %v", s.id, err)
+		}
+		s.pump(nil)
+	})
 }
 
 // mend carries out the repair that applying waits for.

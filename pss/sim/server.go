@@ -315,29 +315,35 @@ func (s *server) checkpoint() {
 	s.pump(s.core.FlushDone(err))
 }
 
-// catchUp takes what is missing from another server, if it can be reached, now and then with a power
-// cut in the middle.
+// catchUp takes what is missing from the server that it is to come from or from any other, if it can be reached, now
+// and then with a power cut in the middle. The next attempt goes to another one, as replica's do.
 func (s *server) catchUp(b *replica.CatchUp) {
 	w, from := s.w, s.w.servers[b.From]
+	if w.chance(2) {
+		if from = w.all()[w.rng.IntN(len(w.all()))]; from == s {
+			from = w.servers[b.From]
+		}
+	}
 	if !s.reaches(from) {
 		s.pump(s.core.CaughtUp(nil, errors.New("no connection")))
 		return
 	}
 	s.cutPower(40)
-	m, err := b.Pull(replica.LocalSource(from.core))
+	m, err := b.Pull(replica.LocalSource(from.core, b.Need))
 	s.endPowerCut()
-	w.tracef("server %d catches up from %d: %v", s.id, b.From, err)
+	w.tracef("server %d catches up from %d: %v", s.id, from.id, err)
 	if errors.Is(err, disk.ErrCrashed) {
 		w.kill(s, true)
 		return
 	}
-	if errors.Is(err, replica.ErrNotNeeded) || errors.Is(err, disk.ErrNoSpace) || errors.Is(err, errMedium) ||
+	from.mendFor(err)
+	if errors.Is(err, replica.ErrNotNeeded) || errors.Is(err, replica.ErrBehind) || errors.Is(err, disk.ErrNoSpace) || errors.Is(err, errMedium) ||
 		errors.Is(err, disk.ErrCrashed) || s.damaged(err) || from.damaged(err) {
 		s.pump(s.core.CaughtUp(nil, err))
 		return
 	}
 	if err != nil {
-		w.fail("server %d catches up from %d: %w", s.id, b.From, err)
+		w.fail("server %d catches up from %d: %w", s.id, from.id, err)
 		return
 	}
 	w.catchUps++

@@ -26,13 +26,6 @@ func simulate(t *testing.T, o Options) (st Stats, err error) {
 	return st, err
 }
 
-// knownToFail are seeds that show a fault of the service which is not mended yet. A long run says so, and goes on; run
-// alone, with -seeds 1, such a seed fails as any other.
-var knownToFail = map[uint64]string{
-	1002788: "a master whose disk lost writes has a damaged block whose record is older than the others': no copy is proven to be " +
-		"the same, and reads of it wait for ever instead of being answered by another master",
-}
-
 // TestSeeds runs many seeds. To look at one that fails:
 //
 //	go test ./pss/sim -run TestSeeds -first SEED -seeds 1 -traced
@@ -45,10 +38,6 @@ func TestSeeds(t *testing.T) {
 			o.Trace = func(format string, args ...any) { fmt.Printf(format+"\n", args...) }
 		}
 		st, err := simulate(t, o)
-		if why, known := knownToFail[o.Seed]; known && err != nil && *seedCount > 1 {
-			fmt.Printf("KNOWN TO FAIL: seed %d: %s\n", o.Seed, why)
-			continue
-		}
 		if err != nil {
 			t.Fatalf("%v\nrepeat with: go test ./pss/sim -run TestSeeds -first %d -seeds 1 -steps %d -traced",
 				err, o.Seed, *stepCount)

@@ -136,8 +136,8 @@ func (w *world) describe() {
 		}
 		n, t := s.core.Node(), s.core.Table()
 		ms := n.Members()
-		w.tracef("server %d, member %d, wounded %v: applied %d, %+v, %+v, members %v, table %+v, progress %+v", s.id, n.Self(),
-			s.wound.open, s.core.Applied(), s.core.View(), n.Position(), ms.String(), t, n.Progress(nil))
+		w.tracef("server %d, member %d, %+v: applied %d, %+v, %+v, members %v, table %+v, progress %+v", s.id, n.Self(),
+			s.wound, s.core.Applied(), s.core.View(), n.Position(), ms.String(), t, n.Progress(nil))
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"slices"
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss/disk"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
@@ -14,7 +15,7 @@ import (
 
 // `checkpoint` and `prepared` have the same format: the latter becomes the former by its name.
 //
-//	file     "PSSCHKPT", u32 version 1, u32 0, sections
+//	file     "PSSCHKPT", u32 version 2, u32 0, sections
 //	section  u32 type, u32 size of the payload, u32 CRC32C, payload
 //
 // A section's CRC covers the CRC before it, type, size and payload, so that no section can be lost,
@@ -26,23 +27,25 @@ import (
 //	           u32 exclusive or of their sums, u8 size of the label, label
 //	3 meta     a piece of it
 //	4 chunk    what a flush changes in a chunk; see chunkChange
-//	5 staged   a chunk that was staged: u64 object, u32 chunk, u32 flags, u64 index
+//	5 staged   a chunk that was staged: u64 object, u32 chunk, u32 flags, u64 index, 4 u32 sums of its records
 //	6 end      u64 number of sections before
 //
 // Sections 4 and 5 are in order of object and chunk. They are of no interest once the file is
-// called `checkpoint`.
+// called `checkpoint`. Version 1 had no sums of records in sections 4 and 5.
 const (
 	magic         = "PSSCHKPT"
-	formatVersion = 1
+	formatVersion = 2
+	oldestVersion = 1 // that is understood
 
 	// Sizes in bytes.
 	fileHeadSize  = 16
 	sectionHead   = 12
 	headSize      = 40
 	objectHead    = 25
-	stagedSize    = 24
-	chunkHeadSize = 40
-	listedSize    = 24 // of a block in section 4
+	stagedSize    = 24 + sumsSize
+	chunkHeadSize = 40 + sumsSize
+	sumsSize      = 4 * pagesPerChunk // not in version 1
+	listedSize    = 24                // of a block in section 4
 
 	// Limits in bytes.
 	maxSection   = chunkHeadSize + BlocksPerChunk*(listedSize+BlockSize) // of a payload
@@ -82,10 +85,11 @@ type checkpoint struct {
 //	 8  u32  chunk
 //	12  u32  flags
 //	16  u64  index of the last entry that changed the chunk
-//	24  u64  wiped: the index of blocks that are not listed, with changeKeep; else 0
-//	32  u32  blocks listed
-//	36  u32  0
-//	40       blocks: u16 number in the chunk, u8 kind, u8 source, u32 sum, u64 index, u32 offset, u32 0
+//	24  u32  4 sums of the pages of the chunk's records afterwards; see pageSum
+//	40  u64  wiped: the index of blocks that are not listed, with changeKeep; else 0
+//	48  u32  blocks listed
+//	52  u32  0
+//	56       blocks: u16 number in the chunk, u8 kind, u8 source, u32 sum, u64 index, u32 offset, u32 0
 //	         the bytes of the blocks with source 2, in order
 //
 // Source 0 stands for no data, 1 for data at offset of the log entry with the block's index, 2 for
@@ -95,6 +99,7 @@ type chunkChange struct {
 	chunk  uint32
 	flags  changeFlags
 	index  uint64
+	sums   [pagesPerChunk]uint32
 	wiped  uint64
 	blocks []blockChange
 }
@@ -209,6 +214,9 @@ func (w *sectionWriter) change(c *chunkChange) {
 	w.buf = le.AppendUint32(w.buf, c.chunk)
 	w.buf = le.AppendUint32(w.buf, uint32(c.flags))
 	w.buf = le.AppendUint64(w.buf, c.index)
+	for _, sum := range c.sums {
+		w.buf = le.AppendUint32(w.buf, sum)
+	}
 	if c.flags&changeStaged != 0 {
 		w.end(sectionStaged)
 		return
@@ -260,6 +268,8 @@ type sectionReader struct {
 	sum   uint32
 	count uint64
 	buf   []byte
+
+	version uint32
 }
 
 func newSectionReader(r io.Reader, size int64) (*sectionReader, error) {
@@ -270,10 +280,11 @@ func newSectionReader(r io.Reader, size int64) (*sectionReader, error) {
 	if string(b[:8]) != magic || binary.LittleEndian.Uint32(b[12:]) != 0 {
 		return nil, fmt.Errorf("%w: no magic", errFormat)
 	}
-	if v := binary.LittleEndian.Uint32(b[8:]); v != formatVersion {
+	v := binary.LittleEndian.Uint32(b[8:])
+	if v < oldestVersion || v > formatVersion {
 		return nil, fmt.Errorf("%w: version %d", errFormat, v)
 	}
-	return &sectionReader{r: r, off: fileHeadSize, size: size, sum: crc32.Checksum(b[:], castagnoli)}, nil
+	return &sectionReader{r: r, version: v, off: fileHeadSize, size: size, sum: crc32.Checksum(b[:], castagnoli)}, nil
 }
 
 // tornOr makes the end of the file a matter of format, and leaves other errors alone.
@@ -337,7 +348,7 @@ func decodeCheckpoint(from io.Reader, size int64, change func(*chunkChange) erro
 			return c, nil
 		}
 		before := ch
-		if err := ch.decode(kind, p); err != nil {
+		if err := ch.decode(kind, p, r.version); err != nil {
 			return nil, err
 		}
 		if last != nil && (ch.object < before.object || ch.object == before.object && ch.chunk <= before.chunk) {
@@ -430,15 +441,22 @@ func (c *checkpoint) find(number uint64) *objectEntry {
 	return nil
 }
 
-// decode reads a section 4 or 5 into c.
-func (c *chunkChange) decode(kind uint32, p []byte) error {
+// decode reads a section 4 or 5 of a version into c.
+func (c *chunkChange) decode(kind uint32, p []byte, version uint32) error {
 	le := binary.LittleEndian
 	bad := fmt.Errorf("%w: section %d of %d bytes", errFormat, kind, len(p))
+	if version == 1 && len(p) >= stagedSize-sumsSize {
+		const at = stagedSize - sumsSize
+		p = slices.Concat(p[:at], make([]byte, sumsSize), p[at:])
+	}
 	if kind != sectionChunk && kind != sectionStaged || len(p) < stagedSize {
 		return bad
 	}
 	c.object, c.chunk, c.flags = le.Uint64(p[0:]), le.Uint32(p[8:]), changeFlags(le.Uint32(p[12:]))
 	c.index, c.wiped, c.blocks = le.Uint64(p[16:]), 0, c.blocks[:0]
+	for i := range c.sums {
+		c.sums[i] = le.Uint32(p[24+4*i:])
+	}
 	if c.chunk >= MaxChunks || c.index == 0 || c.index >= hasFile {
 		return bad
 	}
@@ -451,12 +469,12 @@ func (c *chunkChange) decode(kind uint32, p []byte) error {
 	if len(p) < chunkHeadSize {
 		return bad
 	}
-	c.wiped = le.Uint64(p[24:])
-	n := int(le.Uint32(p[32:]))
+	c.wiped = le.Uint64(p[24+sumsSize:])
+	n := int(le.Uint32(p[32+sumsSize:]))
 	if c.flags&^changeAll != 0 || n > BlocksPerChunk || len(p) < chunkHeadSize+n*listedSize ||
 		c.flags&changeFile == 0 && (n > 0 || c.flags != changeEmpty) ||
 		c.flags&changeKeep != 0 && c.flags&changeEmpty == 0 ||
-		c.flags&changeKeep == 0 && c.wiped != 0 || le.Uint32(p[36:]) != 0 {
+		c.flags&changeKeep == 0 && c.wiped != 0 || le.Uint32(p[36+sumsSize:]) != 0 {
 		return bad
 	}
 	entries, data := p[chunkHeadSize:chunkHeadSize+n*listedSize], p[chunkHeadSize+n*listedSize:]

@@ -186,6 +186,18 @@ func (w *chunkWriter) run(f disk.File, flags changeFlags, blocks []blockChange) 
 
 // records writes the records of the blocks of a chunk, page by page.
 func (w *chunkWriter) records(o *object, c *chunkChange) error {
+	err := c.eachPage(func(k pageKey, blocks []blockChange) error { return w.recordPage(o, c, k, blocks) })
+	if err != nil {
+		return err
+	}
+	if len(w.pending) >= maxUnsynced {
+		return w.sync()
+	}
+	return nil
+}
+
+// eachPage calls fn for each page of records that the change changes, with the blocks listed of it.
+func (c *chunkChange) eachPage(fn func(k pageKey, blocks []blockChange) error) error {
 	blocks := c.blocks
 	for i := range uint32(pagesPerChunk) {
 		n := 0
@@ -193,16 +205,70 @@ func (w *chunkWriter) records(o *object, c *chunkChange) error {
 			n++
 		}
 		if n > 0 || c.flags&changeEmpty != 0 {
-			if err := w.recordPage(o, c, pageKey{o.number, c.chunk*pagesPerChunk + i}, blocks[:n]); err != nil {
+			if err := fn(pageKey{c.object, c.chunk*pagesPerChunk + i}, blocks[:n]); err != nil {
 				return err
 			}
 		}
 		blocks = blocks[n:]
 	}
-	if len(w.pending) >= maxUnsynced {
-		return w.sync()
-	}
 	return nil
+}
+
+// before makes p the page of records as it was before the change. p.mu is held for writing.
+func (s *Store) before(o *object, c *chunkChange, k pageKey, p *page, trust bool) error {
+	if c.flags&changeEmpty != 0 {
+		return nil // nothing of it stays
+	}
+	var damage *DamageError
+	err := s.load(o, k, p, trust)
+	if errors.As(err, &damage) {
+		// The disk gives no bytes for the page, or old ones, and most likely takes new ones. Records of zeros are
+		// never valid, so those of the other blocks stay noticed as damaged until they are mended.
+		clear(p.b[:])
+		return nil
+	}
+	return err
+}
+
+// compose makes the change in a page of records.
+func (c *chunkChange) compose(p *[pageSize]byte, k pageKey, blocks []blockChange) {
+	first := int(k.number%pagesPerChunk) * blocksPerPage
+	if c.flags&changeEmpty != 0 {
+		rest := Record{Kind: Hole, Index: c.wiped}
+		if c.flags&changeKeep != 0 {
+			rest.Kind = Zeros
+		}
+		for i := range blocksPerPage {
+			rest.put(p[i*recordSize:], c.object, blockNumber(c.chunk, first+i))
+		}
+	}
+	for i := range blocks {
+		b := &blocks[i]
+		r := Record{Sum: b.sum, Kind: b.kind, Index: b.index}
+		r.put(p[(int(b.number)-first)*recordSize:], c.object, blockNumber(c.chunk, int(b.number)))
+	}
+}
+
+// digest works out the sums of the pages of records that a change of a chunk leaves behind.
+func (s *Store) digest(o *object, c *chunkChange, sums *[pagesPerChunk]uint32) error {
+	if c.flags&changeFile == 0 {
+		*sums = [pagesPerChunk]uint32{}
+		return nil
+	}
+	return c.eachPage(func(k pageKey, blocks []blockChange) error {
+		sl := s.sums.pin(k)
+		defer s.sums.unpin(sl)
+		p := &sl.value
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if err := s.before(o, c, k, p, false); err != nil {
+			return err
+		}
+		b := p.b
+		c.compose(&b, k, blocks)
+		sums[k.number%pagesPerChunk] = pageSum(&b)
+		return nil
+	})
 }
 
 func (w *chunkWriter) recordPage(o *object, c *chunkChange, k pageKey, blocks []blockChange) error {
@@ -216,40 +282,21 @@ func (w *chunkWriter) recordPage(o *object, c *chunkChange, k pageKey, blocks []
 	p := &sl.value
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if c.flags&changeEmpty == 0 {
-		var damage *DamageError
-		if err := w.s.load(o, k, p); errors.As(err, &damage) {
-			// The disk gives no bytes for the page, and most likely takes new ones. Records of zeros are
-			// never valid, so those of the other blocks stay noticed as damaged until they are mended.
-			clear(p.b[:])
-		} else if err != nil {
-			return err
-		}
+	if err := w.s.before(o, c, k, p, w.again); err != nil {
+		return err
 	}
-	first := int(k.number%pagesPerChunk) * blocksPerPage
-	if c.flags&changeEmpty != 0 {
-		rest := Record{Kind: Hole, Index: c.wiped}
-		if c.flags&changeKeep != 0 {
-			rest.Kind = Zeros
-		}
-		for i := range blocksPerPage {
-			rest.put(p.b[i*recordSize:], o.number, blockNumber(c.chunk, first+i))
-		}
-	}
-	for i := range blocks {
-		b := &blocks[i]
-		r := Record{Sum: b.sum, Kind: b.kind, Index: b.index}
-		r.put(p.b[(int(b.number)-first)*recordSize:], o.number, blockNumber(c.chunk, int(b.number)))
-	}
+	c.compose(&p.b, k, blocks)
 	if _, err := f.WriteAt(p.b[:], off); err != nil {
 		p.loaded = false
 		return fmt.Errorf("writing %s: %w", key.name(o), err)
 	}
-	p.loaded = true
+	// What a start over found on the disk was taken as it was: if that was old, whoever reads the page notices.
+	want := c.sums[k.number%pagesPerChunk]
+	p.loaded = !w.again || want == 0 || want == pageSum(&p.b)
 	return nil
 }
 
-// page writes a page of o's index.
+// page writes a page of o's index, and the sums that belong to it.
 func (w *chunkWriter) page(o *object, folder uint16, x *folderIndex) error {
 	key := fileKey{object: o.number, kind: fileIndex}
 	f, err := w.file(o, key)
@@ -258,6 +305,14 @@ func (w *chunkWriter) page(o *object, folder uint16, x *folderIndex) error {
 	}
 	var b [pageSize]byte
 	x.encode(&b, o.number, folder)
+	if _, err := f.WriteAt(b[:], int64(folder)*pageSize); err != nil {
+		return fmt.Errorf("writing %s: %w", key.name(o), err)
+	}
+	key.kind = filePages
+	x.encodeSums(&b)
+	if f, err = w.file(o, key); err != nil {
+		return err
+	}
 	if _, err := f.WriteAt(b[:], int64(folder)*pageSize); err != nil {
 		return fmt.Errorf("writing %s: %w", key.name(o), err)
 	}

@@ -65,6 +65,7 @@ func TestReplace(t *testing.T) {
 			}
 			write(t, f, old[i], 0)
 		}
+		r.version1() // a later version notices it by itself
 		r.open()
 		var none Blocks
 		var here, there Image

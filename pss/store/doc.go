@@ -11,6 +11,7 @@
 //	prepared                     the checkpoint that is being moved to
 //	data/<object>-<label>/       one folder an object, <object> in 16 hex digits
 //	  index                      one record a chunk, see index.go
+//	  pages                      a sum for each page of records, see index.go
 //	  aa/bb/cc                   chunk aabbcc (hex): 4 MiB of plain bytes, sparse
 //	  aa/bb/sums                 for each of the 256 chunks of the folder 1024 records, see record.go
 //	staging/<object>/            chunks on their way in from another server, see staging.go
@@ -47,18 +48,18 @@
 // # What is noticed
 //
 // Each block has a record beside it, in another file: checksum, kind, and the index of the entry that changed it
-// last, bound to object and block number by a check. The index page of a folder has the same for each chunk, and the
-// checkpoint a sum over the pages. So reading notices
+// last, bound to object and block number by a check. The index page of a folder has the same for each chunk, and beside
+// it is what each page of records must have for a sum; the checkpoint has a sum over all that. So reading notices
 //
 //   - bytes that changed, that belong to another block, chunk or object, or that the disk does not give;
 //   - a record that changed, got lost, or is that of another block, with its data or without;
 //   - chunk files that were exchanged or lost, if they do not have the same bytes;
-//   - a data write that got lost while the record's was done, and the reverse.
+//   - a data write that got lost, the record's, or both, so that an older version of the block, or none, is back,
+//     whole by itself: the records are not those that were written last.
 //
-// Open notices index pages that changed, got lost or are old. What a server can't notice by itself is a
-// write of data and record that both got lost, so that an older version of the block, whole by itself, is back; and
-// a block that was damaged in memory before its checksum was computed. Comparing the records with those of another
-// server shows the former, since the chunk's index tells that both are of one state (Image.Differing, Replace).
+// Open notices index pages and sums of records that changed, got lost or are old. What a server can't notice by itself
+// is a block that was damaged in memory before its checksum was computed. Comparing the records with those of another
+// server shows it, since the chunk's index tells that both are of one state (Image.Differing, Replace).
 //
 // # Who owns what
 //

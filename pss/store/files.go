@@ -21,6 +21,7 @@ const (
 	discardedName  = "discarded-" // and a number: what was staged in vain
 	indexName      = "index"
 	sumsName       = "sums"
+	pagesName      = "pages" // the sums of the pages of sums files, see index.go
 )
 
 // maxLabel is how many bytes of an object's label go into the name of its folder.
@@ -55,7 +56,7 @@ func chunkFile(object string, chunk uint32) string {
 // fileKey stands for an open file.
 type fileKey struct {
 	object uint64
-	number uint32 // chunk for a chunk file, chunk/chunksPerDir for sums, 0 for the index
+	number uint32 // chunk for a chunk file, chunk/chunksPerDir for sums, 0 for the index and the sums of its pages
 	kind   fileKind
 }
 
@@ -65,6 +66,7 @@ const (
 	fileChunk fileKind = iota
 	fileSums
 	fileIndex
+	filePages
 )
 
 func (k fileKey) hash() uint64 { return mix(k.object<<34 ^ uint64(k.number)<<2 ^ uint64(k.kind)) }
@@ -76,6 +78,8 @@ func (k fileKey) name(o *object) string {
 		return chunkFile(o.folder, k.number)
 	case fileSums:
 		return chunkFolder(o.folder, uint16(k.number)) + "/" + sumsName
+	case filePages:
+		return o.folder + "/" + pagesName
 	}
 	return o.folder + "/" + indexName
 }

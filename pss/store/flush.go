@@ -86,7 +86,9 @@ func (f *Flush) Run() error {
 		return err
 	}
 	if !f.written {
-		f.plan()
+		if err := f.plan(); err != nil {
+			return f.s.fail(fmt.Errorf("planning a checkpoint at %d: %w", f.to.index, err))
+		}
 		if err := f.s.prepare(&f.to, f.table, f.each); err != nil {
 			return fmt.Errorf("preparing a checkpoint at %d: %w", f.to.index, err)
 		}
@@ -99,14 +101,35 @@ func (f *Flush) Run() error {
 	return f.commit()
 }
 
-// plan sorts what is to be done.
-func (f *Flush) plan() {
+// plan sorts what is to be done, and works out what the index is to be.
+func (f *Flush) plan() error {
 	slices.SortFunc(f.parts, func(a, b *part) int { return cmp.Compare(a.o.number, b.o.number) })
 	for _, p := range f.parts {
-		if p.pages == nil {
-			p.plan()
+		if p.pages != nil {
+			continue
+		}
+		p.plan()
+		if err := p.digest(f.s); err != nil {
+			return err
 		}
 	}
+	return nil
+}
+
+// digest works out the sums of the records that are going to be written, and tells readers of them.
+func (p *part) digest(s *Store) error {
+	var c chunkChange
+	err := p.each(&c, func(c *chunkChange) error {
+		return s.digest(p.o, c, &p.pages[uint16(c.chunk/chunksPerDir)].sums[c.chunk%chunksPerDir])
+	})
+	p.sum = p.o.baseSum
+	for folder, x := range p.pages {
+		p.sum ^= p.o.base[folder].sumOf(p.o.number, folder) ^ x.sumOf(p.o.number, folder)
+	}
+	p.o.mu.Lock()
+	defer p.o.mu.Unlock()
+	p.o.next = p.pages
+	return err
 }
 
 func (p *part) plan() {
@@ -134,14 +157,10 @@ func (p *part) plan() {
 			p.pages[folder] = x
 		}
 		n := p.l.chunks[chunk]
-		x[chunk%chunksPerDir] = n.newest
+		x.entries[chunk%chunksPerDir] = n.newest
 		if n.hasFile() {
-			x[chunk%chunksPerDir] |= hasFile
+			x.entries[chunk%chunksPerDir] |= hasFile
 		}
-	}
-	p.sum = p.o.baseSum
-	for folder, x := range p.pages {
-		p.sum ^= p.o.base[folder].sumOf(p.o.number, folder) ^ x.sumOf(p.o.number, folder)
 	}
 }
 
@@ -160,7 +179,8 @@ func (p *part) each(c *chunkChange, fn func(*chunkChange) error) error {
 	blocks := p.blocks
 	for _, chunk := range p.chunks {
 		n := p.l.chunks[chunk]
-		*c = chunkChange{object: p.o.number, chunk: chunk, index: n.newest, wiped: n.wiped, blocks: c.blocks[:0]}
+		*c = chunkChange{object: p.o.number, chunk: chunk, index: n.newest, wiped: n.wiped, blocks: c.blocks[:0],
+			sums: p.pages[uint16(chunk/chunksPerDir)].sums[chunk%chunksPerDir]}
 		if n.kind != 0 || p.o.baseChunk(chunk)&hasFile == 0 {
 			c.flags |= changeEmpty
 		}
@@ -303,7 +323,7 @@ func (f *Flush) commit() error {
 		for folder, x := range p.pages {
 			p.o.base[folder] = x
 		}
-		p.o.baseSum, p.o.onDisk = p.sum, true
+		p.o.baseSum, p.o.onDisk, p.o.next = p.sum, true, nil
 		l := p.o.frozen
 		p.o.frozen = nil
 		p.o.mu.Unlock()

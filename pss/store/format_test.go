@@ -65,6 +65,7 @@ func TestFormats(t *testing.T) {
 	dir := r.s.inDir(dataName) + "/0000000000000abc-vol_2748"
 	golden(t, "checkpoint.hex", contents(t, r.mem, r.s.inDir(checkpointName)))
 	golden(t, "index.hex", contents(t, r.mem, dir+"/index")[:64])
+	golden(t, "pages.hex", contents(t, r.mem, dir+"/pages")[:64])
 	golden(t, "sums.hex", contents(t, r.mem, dir+"/00/00/sums")[:12*recordSize])
 	if b := contents(t, r.mem, dir+"/00/00/00"); !bytes.Equal(b[5*BlockSize:7*BlockSize], r.log[3].payload) {
 		t.Error("a chunk file is not plain bytes")
@@ -92,24 +93,55 @@ func TestFormats(t *testing.T) {
 	golden(t, "sections.hex", contents(t, fs, "x"))
 }
 
-// TestDecodeGolden shows that what this version wrote once can be read.
+// TestDecodeGolden shows that what this version and those before wrote once can be read.
 func TestDecodeGolden(t *testing.T) {
-	text, err := os.ReadFile("testdata/checkpoint.hex")
+	for _, name := range []string{"checkpoint-1.hex", "checkpoint.hex"} {
+		var changes, sums int
+		c := decodeGolden(t, name, func(c *chunkChange) error {
+			changes++
+			for _, sum := range c.sums {
+				if sum != 0 {
+					sums++
+				}
+			}
+			return nil
+		})
+		wantSums := 2 * pagesPerChunk // of two chunks with a file
+		if name == "checkpoint-1.hex" {
+			wantSums = 0
+		}
+		if c.seq != 2 || c.index != 9 || c.term != 7 || string(c.meta) != "meta 9" || len(c.objects) != 2 || changes != 3 ||
+			sums != wantSums {
+			t.Errorf("%s: %+v with %d changes and %d sums", name, c, changes, sums)
+		}
+	}
+	for _, name := range []string{"sections-1.hex", "sections.hex"} {
+		var staged, blocks int
+		decodeGolden(t, name, func(c *chunkChange) error {
+			if c.flags&changeStaged != 0 && c.index == 8 {
+				staged++
+			}
+			blocks += len(c.blocks)
+			return nil
+		})
+		if staged != 1 || blocks != 1 {
+			t.Errorf("%s: %d staged chunks and %d blocks", name, staged, blocks)
+		}
+	}
+}
+
+func decodeGolden(t *testing.T, name string, change func(*chunkChange) error) *checkpoint {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("testdata", name))
 	if err != nil {
 		t.Fatal(err)
 	}
 	b := undump(t, text)
-	var changes int
-	c, err := decodeCheckpoint(bytes.NewReader(b), int64(len(b)), func(*chunkChange) error {
-		changes++
-		return nil
-	})
+	c, err := decodeCheckpoint(bytes.NewReader(b), int64(len(b)), change)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("%s: %v", name, err)
 	}
-	if c.seq != 2 || c.index != 9 || c.term != 7 || string(c.meta) != "meta 9" || len(c.objects) != 2 || changes != 3 {
-		t.Errorf("%+v with %d changes", c, changes)
-	}
+	return c
 }
 
 // undump reverses hex.Dump.
@@ -159,7 +191,7 @@ func TestCheckpointSizes(t *testing.T) {
 }
 
 func FuzzCheckpoint(f *testing.F) {
-	for _, name := range []string{"testdata/checkpoint.hex", "testdata/sections.hex"} {
+	for _, name := range []string{"testdata/checkpoint.hex", "testdata/sections.hex", "testdata/checkpoint-1.hex", "testdata/sections-1.hex"} {
 		text, err := os.ReadFile(name)
 		if err != nil {
 			f.Fatal(err)
@@ -210,7 +242,7 @@ func FuzzSections(f *testing.F) {
 	f.Add(byte(sectionObjects), make([]byte, 25))
 	f.Fuzz(func(t *testing.T, kind byte, payload []byte) {
 		var c chunkChange
-		if err := c.decode(uint32(kind), payload); err != nil && !errors.Is(err, errFormat) {
+		if err := c.decode(uint32(kind), payload, formatVersion); err != nil && !errors.Is(err, errFormat) {
 			t.Fatal(err)
 		}
 		for _, b := range c.blocks {
@@ -256,7 +288,7 @@ func FuzzImage(f *testing.F) {
 
 func FuzzIndexPage(f *testing.F) {
 	var x folderIndex
-	x[3], x[4] = 7, 8|hasFile
+	x.entries[3], x.entries[4] = 7, 8|hasFile
 	var p [pageSize]byte
 	x.encode(&p, 1, 2)
 	f.Add(p[:])

@@ -19,8 +19,16 @@ import (
 // or all zeros. The object table of the checkpoint holds for each object the number of pages and
 // the exclusive or of their checksums, so that a page that got lost or is old is noticed.
 
-// folderIndex is a page of an index in memory: for each chunk the index, with hasFile if it is filed.
-type folderIndex [chunksPerDir]uint64
+// What the records of a chunk must be is known, too, so that one that the disk lost, and whose older version is whole by
+// itself, is noticed with its data or without: for each folder the file `pages` holds, 1024 u32 in a page, the CRC32C
+// of each page of records as it was written last (pageSum; 0: not known, of a chunk without a file or from a version
+// of the program before these sums). Its pages are in the checkpoint's sum, too.
+
+// folderIndex is a page of an index in memory.
+type folderIndex struct {
+	entries [chunksPerDir]uint64                // for each chunk the index, with hasFile if it is filed
+	sums    [chunksPerDir][pagesPerChunk]uint32 // of its pages of records; 0: not known
+}
 
 // hasFile marks a chunk that has a file. Indexes stay below it.
 const hasFile = 1 << 63
@@ -30,7 +38,7 @@ const indexPlace = 1 << 48
 
 // encode makes the bytes of page number folder of object's index.
 func (x *folderIndex) encode(b *[pageSize]byte, object uint64, folder uint16) {
-	for i, e := range x {
+	for i, e := range x.entries {
 		r := Record{Kind: gone, Index: e &^ hasFile}
 		switch {
 		case e == 0:
@@ -45,10 +53,10 @@ func (x *folderIndex) encode(b *[pageSize]byte, object uint64, folder uint16) {
 // decode reads what encode made. Sectors of zeros, which a crash can leave in a new page, stand for
 // chunks that never changed. bad is the number of the first chunk whose record is damaged, or -1.
 func (x *folderIndex) decode(b *[pageSize]byte, object uint64, folder uint16) (bad int, want, got uint32) {
-	for i := range x {
+	for i := range x.entries {
 		at := b[i*recordSize:]
 		if isZero(at) {
-			x[i] = 0
+			x.entries[i] = 0
 			continue
 		}
 		var r Record
@@ -56,9 +64,9 @@ func (x *folderIndex) decode(b *[pageSize]byte, object uint64, folder uint16) (b
 		if !ok || r.Kind < never || r.Sum != 0 || r.Index&hasFile != 0 || (r.Index == 0) != (r.Kind == never) {
 			return i, want, got
 		}
-		x[i] = r.Index
+		x.entries[i] = r.Index
 		if r.Kind == filed {
-			x[i] |= hasFile
+			x.entries[i] |= hasFile
 		}
 	}
 	return -1, 0, 0
@@ -71,18 +79,58 @@ func indexSum(folder uint16, b *[pageSize]byte) uint32 {
 	return crc32.Update(crc32.Checksum(f[:], castagnoli), castagnoli, b[:])
 }
 
-// sumOf is the indexSum of page x, 0 if there is none.
+// encodeSums makes the bytes of the page of sums, and says whether any is known.
+func (x *folderIndex) encodeSums(b *[pageSize]byte) (any bool) {
+	for i := range x.sums {
+		for j, sum := range x.sums[i] {
+			any = any || sum != 0
+			binary.LittleEndian.PutUint32(b[4*(i*pagesPerChunk+j):], sum)
+		}
+	}
+	return any
+}
+
+// decodeSums reads what encodeSums made. Nothing in it can be wrong by itself: the checkpoint's sum tells.
+func (x *folderIndex) decodeSums(b *[pageSize]byte) {
+	for i := range x.sums {
+		for j := range x.sums[i] {
+			x.sums[i][j] = binary.LittleEndian.Uint32(b[4*(i*pagesPerChunk+j):])
+		}
+	}
+}
+
+// pageSum is the sum of a page of records; never 0.
+func pageSum(b *[pageSize]byte) uint32 { return max(1, crc32.Checksum(b[:], castagnoli)) }
+
+// sumsMark keeps the sum of a page of sums from being that of a page of the index.
+const sumsMark = 's'
+
+// sumOf is what page x, with its sums, adds to the sum in the object table; 0 if there is none.
 func (x *folderIndex) sumOf(object uint64, folder uint16) uint32 {
 	if x == nil {
 		return 0
 	}
 	var b [pageSize]byte
 	x.encode(&b, object, folder)
-	return indexSum(folder, &b)
+	sum := indexSum(folder, &b)
+	if x.encodeSums(&b) {
+		sum ^= crc32.Update(crc32.Checksum([]byte{sumsMark, byte(folder), byte(folder >> 8)}, castagnoli), castagnoli, b[:])
+	}
+	return sum
 }
 
-// loadIndex reads the object's index into o.base, and computes o.baseSum.
+// loadIndex reads the object's index and the sums of its records into o.base, and computes o.baseSum.
 func (s *Store) loadIndex(o *object) error {
+	if err := s.loadPages(o); err != nil {
+		return err
+	}
+	for folder, x := range o.base {
+		o.baseSum ^= x.sumOf(o.number, folder)
+	}
+	return nil
+}
+
+func (s *Store) loadPages(o *object) error {
 	name := o.folder + "/" + indexName
 	f, err := s.fs.Open(name, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -93,7 +141,31 @@ func (s *Store) loadIndex(o *object) error {
 	}
 	defer f.Close()
 	o.onDisk = true
-	return o.readIndex(f, name)
+	if err := o.readIndex(f, name); err != nil {
+		return err
+	}
+	return s.loadSums(o)
+}
+
+// loadSums reads the sums of the object's records.
+func (s *Store) loadSums(o *object) error {
+	name := o.folder + "/" + pagesName
+	f, err := s.fs.Open(name, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("opening %s: %w", name, err)
+	}
+	defer f.Close()
+	var b [pageSize]byte
+	for folder, x := range o.base {
+		if err := readFull(f, b[:], int64(folder)*pageSize); err != nil {
+			return fmt.Errorf("reading %s: %w", name, err)
+		}
+		x.decodeSums(&b)
+	}
+	return nil
 }
 
 func (o *object) readIndex(f disk.File, name string) error {
@@ -118,7 +190,6 @@ func (o *object) readIndex(f disk.File, name string) error {
 				What: "record", Offset: folder*pageSize + int64(bad*recordSize), Want: want, Got: got}
 		}
 		o.base[uint16(folder)] = x
-		o.baseSum ^= x.sumOf(o.number, uint16(folder))
 	}
 	return nil
 }

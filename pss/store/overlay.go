@@ -18,8 +18,9 @@ type object struct {
 
 	// What is on disk as of the checkpoint; changed only at the end of a flush.
 	base    map[uint16]*folderIndex
-	baseSum uint32 // of the pages of base
-	onDisk  bool   // its folder was made
+	baseSum uint32                  // of the pages of base
+	next    map[uint16]*folderIndex // pages that the flush under way is going to replace; nil: none
+	onDisk  bool                    // its folder was made
 }
 
 // layer holds what changed of an object in one generation of the overlay.
@@ -163,7 +164,23 @@ func (o *object) baseChunk(chunk uint32) uint64 {
 	if x == nil {
 		return 0
 	}
-	return x[chunk%chunksPerDir]
+	return x.entries[chunk%chunksPerDir]
+}
+
+// pageSums is what a page of records must have for a sum, now and when the flush under way has written it; 0 is not
+// known.
+func (o *object) pageSums(k pageKey) (now, next uint32) {
+	o.mu.RLock()
+	defer o.mu.RUnlock()
+	folder, chunk, i := uint16(k.chunk()/chunksPerDir), k.chunk()%chunksPerDir, k.number%pagesPerChunk
+	if x := o.base[folder]; x != nil {
+		now = x.sums[chunk][i]
+	}
+	next = now
+	if x := o.next[folder]; x != nil {
+		next = x.sums[chunk][i]
+	}
+	return now, next
 }
 
 // chunk is the index of the last entry that changed the chunk, with hasFile if it has or will have
@@ -195,7 +212,7 @@ func (o *object) entry(v View, chunk uint32) uint64 {
 // seen in a state that it had at some time during the walk.
 func (o *object) walk(v View, from uint32, fn func(chunk uint32, entry uint64) bool) {
 	for _, folder := range o.folders(v, from) {
-		var entries folderIndex
+		var entries [chunksPerDir]uint64
 		o.mu.RLock()
 		for i := range entries {
 			entries[i] = o.chunk(v, uint32(folder)*chunksPerDir+uint32(i))

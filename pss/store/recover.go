@@ -225,9 +225,9 @@ func (r *redoer) change(c *chunkChange) error {
 		x = new(folderIndex)
 		o.base[folder] = x
 	}
-	x[c.chunk%chunksPerDir] = c.index
+	x.entries[c.chunk%chunksPerDir], x.sums[c.chunk%chunksPerDir] = c.index, c.sums
 	if c.flags&changeFile != 0 {
-		x[c.chunk%chunksPerDir] |= hasFile
+		x.entries[c.chunk%chunksPerDir] |= hasFile
 	}
 	return nil
 }
@@ -292,7 +292,7 @@ func (s *Store) adopt(c *checkpoint) error {
 			objects[number] = old
 		}
 		old.mu.Lock()
-		old.active, old.frozen = nil, nil
+		old.active, old.frozen, old.next = nil, nil, nil
 		old.base, old.baseSum, old.onDisk, old.born = o.base, o.baseSum, o.onDisk, o.born
 		old.mu.Unlock()
 	}

@@ -36,17 +36,17 @@ const (
 
 // stagedChunk is a chunk that was staged before.
 type stagedChunk struct {
-	entry   uint64 // index, with hasFile if there is a file
-	sum     uint32 // of its records
-	checked bool   // written by this process, whose writes did not fail
+	entry   uint64     // index, with hasFile if there is a file
+	sums    recordSums // of a chunk of the list that was not used yet only that of all
+	checked bool       // written by this process, whose writes did not fail
 }
 
 func (st *Staging) listFile() string { return st.s.inDir(stagingName) + "/" + listName }
 
 // note adds a staged chunk to the list.
-func (st *Staging) note(key stagedKey, entry uint64, sum uint32) error {
+func (st *Staging) note(key stagedKey, entry uint64, sums recordSums) error {
 	st.chunks[key] = entry
-	st.sums[key] = sum
+	st.sums[key] = sums
 	if st.list == nil {
 		if err := st.s.fs.MkdirAll(st.s.inDir(stagingName)); err != nil {
 			return fmt.Errorf("making %s: %w", stagingName, err)
@@ -57,7 +57,7 @@ func (st *Staging) note(key stagedKey, entry uint64, sum uint32) error {
 		}
 		st.list = f
 	}
-	b := appendListRecord(nil, key, entry, sum)
+	b := appendListRecord(nil, key, entry, sums.all)
 	if _, err := st.list.WriteAt(b, st.listed); err != nil {
 		return fmt.Errorf("listing what is staged: %w", err)
 	}
@@ -86,7 +86,7 @@ func parseList(b []byte) map[stagedKey]stagedChunk {
 		if le.Uint32(b) != listMagic || le.Uint32(b[4:]) != crc32.Checksum(b[8:listRecord], castagnoli) {
 			continue
 		}
-		key, c := stagedKey{le.Uint64(b[8:]), le.Uint32(b[16:])}, stagedChunk{entry: le.Uint64(b[24:]), sum: le.Uint32(b[20:])}
+		key, c := stagedKey{le.Uint64(b[8:]), le.Uint32(b[16:])}, stagedChunk{entry: le.Uint64(b[24:]), sums: recordSums{all: le.Uint32(b[20:])}}
 		if key.chunk < MaxChunks && c.entry&^hasFile != 0 {
 			found[key] = c
 		}
@@ -160,7 +160,7 @@ func (st *Staging) Has(object uint64, chunk uint32, index uint64) (bool, error) 
 		return false, nil
 	}
 	if !c.checked && c.entry&hasFile != 0 {
-		whole, err := st.verify(key, c.sum)
+		whole, err := st.verify(key, &c.sums)
 		if err != nil {
 			return false, err
 		}
@@ -169,12 +169,13 @@ func (st *Staging) Has(object uint64, chunk uint32, index uint64) (bool, error) 
 			return false, nil
 		}
 	}
-	st.chunks[key], st.sums[key] = c.entry, c.sum
+	st.chunks[key], st.sums[key] = c.entry, c.sums
 	return true, nil
 }
 
-// verify says whether the files of a staged chunk hold what the list says, and makes them durable.
-func (st *Staging) verify(key stagedKey, sum uint32) (bool, error) {
+// verify says whether the files of a staged chunk hold what the list says, and makes them durable. It completes
+// the sums.
+func (st *Staging) verify(key stagedKey, want *recordSums) (bool, error) {
 	s := st.s
 	folder := s.stagingFolder(key.object)
 	sums, err := s.fs.Open(chunkFolder(folder, uint16(key.chunk/chunksPerDir))+"/"+sumsName, 0)
@@ -183,9 +184,14 @@ func (st *Staging) verify(key stagedKey, sum uint32) (bool, error) {
 	}
 	defer sums.Close()
 	records := make([]byte, pagesPerChunk*pageSize)
-	if err := readFull(sums, records, int64(key.chunk%chunksPerDir)*int64(len(records))); err != nil || crc32.Checksum(records, castagnoli) != sum {
+	if err := readFull(sums, records, int64(key.chunk%chunksPerDir)*int64(len(records))); err != nil {
 		return false, ignoreUnreadable(err)
 	}
+	found := sumRecords(records)
+	if found.all != want.all {
+		return false, nil
+	}
+	*want = found
 	data, err := s.fs.Open(chunkFile(folder, key.chunk), 0)
 	if err != nil {
 		return false, ignoreMissing(err)

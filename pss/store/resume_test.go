@@ -203,7 +203,7 @@ func FuzzList(f *testing.F) {
 			t.Fatalf("%d chunks in %d bytes", len(found), len(b))
 		}
 		for key, c := range found {
-			again := parseList(appendListRecord(nil, key, c.entry, c.sum))
+			again := parseList(appendListRecord(nil, key, c.entry, c.sums.all))
 			if again[key] != c {
 				t.Fatalf("%+v became %+v", c, again[key])
 			}

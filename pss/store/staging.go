@@ -20,12 +20,26 @@ import (
 // Staging is content from another server that is about to replace the store's.
 type Staging struct {
 	s      *Store
-	chunks map[stagedKey]uint64 // that will be installed: index, with hasFile if there is a file
-	sums   map[stagedKey]uint32 // of the records of each of them
+	chunks map[stagedKey]uint64     // that will be installed: index, with hasFile if there is a file
+	sums   map[stagedKey]recordSums // of the records of each of them
 
 	kept   map[stagedKey]stagedChunk // staged before, and perhaps of use; see Has
 	list   disk.File                 // of what is staged; nil: not open yet
 	listed int64                     // its size in bytes
+}
+
+// recordSums are the sums of the records of a chunk: of all, and of each page. All are 0 without a file.
+type recordSums struct {
+	all   uint32
+	pages [pagesPerChunk]uint32
+}
+
+func sumRecords(b []byte) (sums recordSums) {
+	sums.all = crc32.Checksum(b, castagnoli)
+	for i := range sums.pages {
+		sums.pages[i] = pageSum((*[pageSize]byte)(b[i*pageSize:]))
+	}
+	return sums
 }
 
 type stagedKey struct {
@@ -46,7 +60,7 @@ func (s *Store) Stage() (*Staging, error) {
 	if err := s.check(); err != nil {
 		return nil, err
 	}
-	st := &Staging{s: s, chunks: map[stagedKey]uint64{}, sums: map[stagedKey]uint32{}}
+	st := &Staging{s: s, chunks: map[stagedKey]uint64{}, sums: map[stagedKey]recordSums{}}
 	s.mu.Lock()
 	busy := s.flush != nil || s.staging != nil
 	if !busy {
@@ -176,7 +190,7 @@ func (st *Staging) PutChunk(img *Image) error {
 	delete(st.sums, key)
 	delete(st.kept, key)
 	if !img.File {
-		return st.note(key, img.Index, 0)
+		return st.note(key, img.Index, recordSums{})
 	}
 	dir := chunkFolder(s.stagingFolder(img.Object), uint16(img.Chunk/chunksPerDir))
 	if err := s.fs.MkdirAll(dir); err != nil {
@@ -249,11 +263,11 @@ func (s *Store) syncStaged(f disk.File) error {
 	return nil
 }
 
-// putRecords writes the records of a staged chunk and returns the checksum of all.
-func (st *Staging) putRecords(name string, img *Image) (uint32, error) {
+// putRecords writes the records of a staged chunk and returns their checksums.
+func (st *Staging) putRecords(name string, img *Image) (sums recordSums, err error) {
 	f, err := st.s.fs.Open(name, disk.Create)
 	if err != nil {
-		return 0, err
+		return sums, err
 	}
 	defer f.Close()
 	b := make([]byte, pagesPerChunk*pageSize)
@@ -261,9 +275,9 @@ func (st *Staging) putRecords(name string, img *Image) (uint32, error) {
 		img.Records[i].put(b[i*recordSize:], img.Object, blockNumber(img.Chunk, i))
 	}
 	if _, err := f.WriteAt(b, int64(img.Chunk%chunksPerDir)*int64(len(b))); err != nil {
-		return 0, err
+		return sums, err
 	}
-	return crc32.Checksum(b, castagnoli), st.s.syncStaged(f)
+	return sumRecords(b), st.s.syncStaged(f)
 }
 
 // Install makes the staged chunks, and the chunks of the store's checkpoint that were not staged,
@@ -344,7 +358,8 @@ func (st *Staging) plan(objects []Object) (*installation, error) {
 		pages := map[uint16]*folderIndex{}
 		e.pages, e.indexSum = uint32(len(o.base)), o.baseSum
 		for _, chunk := range staged[x.Number] {
-			in.add(o, chunk, st.chunks[stagedKey{x.Number, chunk}], pages)
+			key := stagedKey{x.Number, chunk}
+			in.add(o, chunk, st.chunks[key], st.sums[key].pages, pages)
 		}
 		for folder, page := range pages {
 			if o.base[folder] == nil {
@@ -367,8 +382,10 @@ func (st *Staging) plan(objects []Object) (*installation, error) {
 }
 
 // add adds the change of one chunk, and makes it in the page of the index.
-func (in *installation) add(o *object, chunk uint32, entry uint64, pages map[uint16]*folderIndex) {
-	c := chunkChange{object: o.number, chunk: chunk, index: entry &^ hasFile, flags: changeStaged | changeEmpty}
+func (in *installation) add(
+	o *object, chunk uint32, entry uint64, sums [pagesPerChunk]uint32, pages map[uint16]*folderIndex,
+) {
+	c := chunkChange{object: o.number, chunk: chunk, index: entry &^ hasFile, flags: changeStaged | changeEmpty, sums: sums}
 	if entry&hasFile != 0 {
 		c.flags |= changeFile
 	}
@@ -382,7 +399,7 @@ func (in *installation) add(o *object, chunk uint32, entry uint64, pages map[uin
 		}
 		pages[folder] = page
 	}
-	page[chunk%chunksPerDir] = entry
+	page.entries[chunk%chunksPerDir], page.sums[chunk%chunksPerDir] = entry, sums
 }
 
 func (in *installation) each(fn func(*chunkChange) error) error {

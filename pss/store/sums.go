@@ -30,9 +30,12 @@ func (k pageKey) sums() (key fileKey, off int64) {
 	return key, int64(k.number%(chunksPerDir*pagesPerChunk)) * pageSize
 }
 
-// load reads the page from disk unless that was done. The caller holds p.mu for writing. A file
-// that is missing or short reads as zeros, which no record is valid with.
-func (s *Store) load(o *object, k pageKey, p *page) error {
+// errStale says that a page of records is not the one that was written last.
+var errStale = errors.New("the disk has an older version of these records")
+
+// load reads the page from disk unless that was done, and unless trust is set checks that it is what was written last.
+// The caller holds p.mu for writing. A file that is missing or short reads as zeros, which no record is valid with.
+func (s *Store) load(o *object, k pageKey, p *page, trust bool) error {
 	if p.loaded {
 		return nil
 	}
@@ -55,8 +58,27 @@ func (s *Store) load(o *object, k pageKey, p *page) error {
 			return fmt.Errorf("reading %s: %w", key.name(o), err)
 		}
 	}
+	if now, next := o.pageSums(k); !trust && now != 0 {
+		if got := pageSum(&p.b); got != now && got != next && stale(&p.b, o, k) {
+			return &DamageError{Object: o.number, Block: blockNumber(k.chunk(), int(k.number%pagesPerChunk)*blocksPerPage),
+				What: "records", File: key.name(o), Offset: off, Want: now, Got: got, Err: errStale}
+		}
+	}
 	p.loaded = true
 	return nil
+}
+
+// stale says that nothing else is wrong with a page whose sum is: each record is whole. A record that is not is noticed
+// by itself, and explains the sum; the others on its page are as good as their checks say.
+func stale(b *[pageSize]byte, o *object, k pageKey) bool {
+	first := int(k.number%pagesPerChunk) * blocksPerPage
+	for i := range blocksPerPage {
+		var r Record
+		if _, _, ok := r.get(b[i*recordSize:], o.number, blockNumber(k.chunk(), first+i)); !ok {
+			return false
+		}
+	}
+	return true
 }
 
 // records completes those cells whose kind is 0 with the records on disk of the blocks first,
@@ -84,7 +106,7 @@ func (s *Store) recordsOfPage(o *object, chunk uint32, first int, cells []cell) 
 	if !p.loaded {
 		p.mu.RUnlock()
 		p.mu.Lock()
-		err := s.load(o, k, p)
+		err := s.load(o, k, p, false)
 		p.mu.Unlock()
 		if err != nil {
 			return err

@@ -127,7 +127,7 @@ func (s *Store) allRecords(o *object, chunk uint32, cells []cell, bad *Blocks) (
 // returns those of want that need nothing more. A block is taken only if it is proven to be the one that was lost:
 //
 //   - its record here is good: index and checksum are those of the image;
-//   - its record is damaged: this server's chunk was changed last by entry L. The image shows the chunk at entry
+//   - its record is damaged, or the image's is of a later entry, because this one's write got lost: this server's chunk was changed last by entry L. The image shows the chunk at entry
 //     L or later, and the block was changed last by an entry up to L: nothing changed it in between, here or
 //     there. A block that no entry changed since the chunk was dropped tells nothing; for it the image must be
 //     of entry L itself.
@@ -188,7 +188,9 @@ func (m *mender) proven(i int, local *cell, badRecord bool) bool {
 	if !img.File {
 		return false
 	}
-	if !badRecord {
+	switch {
+	case badRecord:
+	case r.Index <= local.index: // were the record here not the last one, the image's would be of a later entry
 		return r.Kind == Data && r.Index == local.index && r.Sum == local.sum
 	}
 	if r.Index == 0 {

@@ -183,3 +183,68 @@ func TestMendOnlyTheSame(t *testing.T) {
 		}
 	})
 }
+
+// putBack makes old the content of a file again, as if the disk had lost what was written since.
+func putBack(t *testing.T, fs disk.FS, name string, old []byte) {
+	t.Helper()
+	f, err := fs.Open(name, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, f, old, 0)
+}
+
+// TestStaleRecordWaitsForEver: the disk lost the write of a block's record, so that the one before is there, which
+// is whole by itself. The others' copies differ from it in index and checksum, and were never taken.
+func TestStaleRecordWaitsForEver(t *testing.T) {
+	rewritten := func() (r *rig, dir string, before, after []byte) {
+		r, dir = damaged(t)
+		before = contents(t, r.mem, dir+"/00/00/sums")
+		r.open()
+		r.do("write", 1, 0, BlockSize)
+		r.flush()
+		after = contents(t, r.mem, dir+"/00/00/sums")
+		if err := r.s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return r, dir, before, after
+	}
+	t.Run("here", func(t *testing.T) {
+		other, _, _, _ := rewritten()
+		other.open()
+		r, dir, before, _ := rewritten()
+		putBack(t, r.mem, dir+"/00/00/sums", before)
+		r.open()
+		if bad, _ := r.verify(1, 0); !bad.Has(0) {
+			t.Fatal("the lost write is not noticed")
+		}
+		if left := r.mend(other, Newest, 1, 0); left != 0 {
+			t.Fatalf("%d blocks stay damaged", left)
+		}
+		r.equal(r.now)
+		r.flush()
+		r.crash(nil)
+		r.equal(r.now)
+	})
+	t.Run("there", func(t *testing.T) { // what another server's disk lost is not taken for newer
+		other, dir, before, _ := rewritten()
+		data := contents(t, other.mem, dir+"/00/00/00")
+		old, _ := damaged(t)
+		copy(data, contents(t, old.mem, dir+"/00/00/00")[:BlockSize])
+		putBack(t, other.mem, dir+"/00/00/sums", before)
+		putBack(t, other.mem, dir+"/00/00/00", data)
+		other.version1()
+		other.open()
+		r, dir, _, _ := rewritten()
+		flip(t, r.mem, dir+"/00/00/00", 0, 1)
+		r.open()
+		bad, _ := r.verify(1, 0)
+		var img Image
+		if err := other.s.Export(Newest, 1, 0, &bad, &img); err != nil {
+			t.Fatal(err)
+		}
+		if done, err := r.s.Mend(&img, &bad); err != nil || done.Len() != 0 {
+			t.Fatalf("%d older blocks were taken: %v", done.Len(), err)
+		}
+	})
+}
