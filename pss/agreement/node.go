@@ -109,6 +109,7 @@ type Output struct {
 	Messages []Outgoing
 	Appends  []Append
 	Commits  []Commit
+	Reads    []*Read // to be carried out beside everything else, then given to ReadDone
 }
 
 // Reset empties o and keeps its memory.
@@ -116,7 +117,8 @@ func (o *Output) Reset() {
 	clear(o.Messages)
 	clear(o.Appends)
 	clear(o.Commits)
-	o.Messages, o.Appends, o.Commits = o.Messages[:0], o.Appends[:0], o.Commits[:0]
+	clear(o.Reads)
+	o.Messages, o.Appends, o.Commits, o.Reads = o.Messages[:0], o.Appends[:0], o.Commits[:0], o.Reads[:0]
 }
 
 // View is who is master, as this server sees it.
@@ -220,7 +222,16 @@ func (n *Node) Tick(now time.Duration) {
 		return
 	}
 	n.lastTick = now
-	n.raft.Tick()
+	n.store.ahead.tick()
+	n.lookingForChanges(n.raft.Tick)
+}
+
+// lookingForChanges is for inputs that may have this server stand for election: raft then looks at all entries that
+// are agreed on and not applied yet for changes of members, and has no use for their data.
+func (n *Node) lookingForChanges(input func()) {
+	n.store.kindsOnly = true
+	defer func() { n.store.kindsOnly = false }()
+	input()
 }
 
 // handOverVote marks, in raft, a request for a vote that follows a hand-over of the mastership.
@@ -280,7 +291,13 @@ func (n *Node) Step(now time.Duration, m raftpb.Message, stamp, echo time.Durati
 		// not begin itself would not end its lease.
 		return nil
 	}
-	if err := n.raft.Step(m); err != nil && !errors.Is(err, raft.ErrStepPeerNotFound) {
+	var err error
+	if m.Type == raftpb.MsgTimeoutNow {
+		n.lookingForChanges(func() { err = n.raft.Step(m) })
+	} else {
+		err = n.raft.Step(m)
+	}
+	if err != nil && !errors.Is(err, raft.ErrStepPeerNotFound) {
 		return fmt.Errorf("message %v from %d: %w", m.Type, m.From, err)
 	}
 	return nil
@@ -362,12 +379,17 @@ func (n *Node) Propose(entries []raftpb.Entry, out *Output) (first, term uint64,
 func (n *Node) Ready(out *Output) bool {
 	any := false
 	for n.raft.HasReady() {
-		any = true
 		rd := n.raft.Ready()
+		if len(rd.Messages) == 0 && n.store.ahead.reading() {
+			break // there are entries to be applied, which are being read
+		}
+		any = true
 		for i := range rd.Messages {
 			n.sort(out, &rd.Messages[i])
 		}
 	}
+	out.Reads = append(out.Reads, n.store.ahead.wanted...)
+	n.store.ahead.wanted = n.store.ahead.wanted[:0]
 	return any
 }
 
