@@ -146,6 +146,7 @@ type Node struct {
 	raft   *raft.RawNode
 	store  *storage
 	timing Timing
+	logger *slog.Logger
 
 	now      time.Duration // newest time any input carried
 	lastTick time.Duration
@@ -158,6 +159,9 @@ type Node struct {
 	proven   time.Duration            // newest clock reading that a majority has echoed, or 0
 	handover bool                     // mastership was offered to another server in this term
 
+	silence silence          // of the others, towards this master
+	offers  []raftpb.Message // of the mastership, to be sent: see abdicate
+
 	condition  Condition            // of this server
 	conditions map[uint64]Condition // of each member, as it told in this term
 	digest     Digest               // of this server
@@ -169,7 +173,7 @@ type Node struct {
 // that all later inputs use.
 func NewNode(c Config, now time.Duration) (n *Node, err error) {
 	n = &Node{
-		self: cmp.Or(c.Self, c.ID.Raft()), timing: c.Timing, now: now, lastTick: now,
+		self: cmp.Or(c.Self, c.ID.Raft()), timing: c.Timing, logger: c.Logger, now: now, lastTick: now,
 		votesAt: now + c.Timing.electionTimeout() + c.Timing.Tick,
 		store:   newStorage(c.Log, c.Members, c.Applied, c.Snapshot),
 		stamps:  make(map[uint64]time.Duration), echoes: make(map[uint64]time.Duration),
@@ -224,6 +228,7 @@ func (n *Node) Tick(now time.Duration) {
 	n.lastTick = now
 	n.store.ahead.tick()
 	n.lookingForChanges(n.raft.Tick)
+	n.listen()
 }
 
 // lookingForChanges is for inputs that may have this server stand for election: raft then looks at all entries that
@@ -388,6 +393,11 @@ func (n *Node) Ready(out *Output) bool {
 			n.sort(out, &rd.Messages[i])
 		}
 	}
+	for _, m := range n.offers {
+		any = true
+		n.sort(out, &m)
+	}
+	n.offers = n.offers[:0]
 	out.Reads = append(out.Reads, n.store.ahead.wanted...)
 	n.store.ahead.wanted = n.store.ahead.wanted[:0]
 	return any
