@@ -442,6 +442,7 @@ func (r *Replica) dispatch(touched *[]*outlet, wake bool) {
 	}
 	if out.Table != nil {
 		r.place.tell(*out.Table)
+		r.tellServers(out.Table)
 	}
 	out.Reset()
 }
@@ -465,6 +466,18 @@ func (r *Replica) announce(v agreement.View) {
 	defer r.clients.Unlock()
 	for c := range r.clients.all {
 		c.notice(m)
+	}
+}
+
+// tellServers tells every client that asked for it where the servers are now. Its caller holds mu.
+func (r *Replica) tellServers(t *Table) {
+	where := r.whereabouts(t)
+	r.clients.Lock()
+	defer r.clients.Unlock()
+	for c := range r.clients.all {
+		if c.follows.Load() {
+			c.servers(where)
+		}
 	}
 }
 
