@@ -84,9 +84,10 @@ type Cell struct {
 	mu       sync.Mutex
 	cond     *sync.Cond // a transmission ended, a volume has nothing under way, Close is done
 	peers    []*peer
-	active   *conn // to the master; carries the requests
-	draining *conn // was active; its goroutines may still refer to requests
-	closing  bool  // nothing new is taken
+	table    uint64 // index of the newest table of servers that a server told of
+	active   *conn  // to the master; carries the requests
+	draining *conn  // was active; its goroutines may still refer to requests
+	closing  bool   // nothing new is taken
 	closed   bool
 	tick     uint64 // counts Options.Ping intervals
 	signs    uint64 // after so many of them the servers hear of us whatever happens
@@ -120,12 +121,11 @@ func Open(conf *cell.Config, o Options) (*Cell, error) {
 	c.cond = sync.NewCond(&c.mu)
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.queue.init()
+	c.mu.Lock()
 	for _, s := range core {
-		c.peers = append(c.peers, &peer{cell: c, server: s, view: wire.Master{Master: wire.None}})
+		c.reach(s)
 	}
-	for _, p := range c.peers {
-		c.wg.Go(p.run)
-	}
+	c.mu.Unlock()
 	c.wg.Go(c.watch)
 	return c, nil
 }

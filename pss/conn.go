@@ -22,6 +22,7 @@ const (
 type peer struct {
 	cell   *Cell
 	server cell.Server
+	gone   chan struct{} // closed when the server is not there any more
 
 	// Guarded by Cell.mu.
 	view wire.Master // the last it said
@@ -33,7 +34,7 @@ type peer struct {
 func (p *peer) run() {
 	c := p.cell
 	delay := c.opts.Backoff
-	for c.ctx.Err() == nil {
+	for c.ctx.Err() == nil && !p.left() {
 		started := time.Now()
 		err := p.connect()
 		c.mu.Lock()
@@ -44,9 +45,20 @@ func (p *peer) run() {
 		}
 		select {
 		case <-c.ctx.Done():
+		case <-p.gone:
 		case <-time.After(delay/2 + rand.N(delay/2+1)):
 		}
 		delay = min(2*delay, c.opts.MaxBackoff)
+	}
+}
+
+// left says that the server is not there any more.
+func (p *peer) left() bool {
+	select {
+	case <-p.gone:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -80,7 +92,13 @@ func (p *peer) connect() error {
 	}()
 
 	c.mu.Lock()
-	p.conn, p.view = k, hello.Master
+	if p.left() {
+		k.close(errMoved)
+	} else {
+		p.conn, p.view = k, hello.Master
+		k.ping = true // which asks for the servers
+		k.poke()
+	}
 	c.pick()
 	c.unlock()
 
@@ -257,7 +275,7 @@ func (c *Cell) transmit(k *conn) {
 
 	var err error
 	if ping {
-		err = k.w.Ping(0)
+		err = k.w.Ping(wire.PingServers)
 	}
 	if pong && err == nil {
 		err = k.w.Pong(pongTag)
@@ -351,6 +369,11 @@ func (k *conn) readLoop() error {
 			c.mu.Lock()
 			c.wakeAll()
 			c.unlock()
+		case wire.KindServers:
+			var s wire.Servers
+			if s, err = readServers(k.r); err == nil {
+				c.learn(&s)
+			}
 		case wire.KindPong:
 		case wire.KindGoodbye:
 			b, err := k.r.View()
@@ -365,6 +388,15 @@ func (k *conn) readLoop() error {
 			return err
 		}
 	}
+}
+
+// readServers reads where the servers are.
+func readServers(r *wire.Reader) (wire.Servers, error) {
+	b, err := r.View()
+	if err != nil {
+		return wire.Servers{}, err
+	}
+	return wire.ParseServers(b)
 }
 
 // readResult takes the answer to an operation.

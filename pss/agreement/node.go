@@ -109,6 +109,7 @@ type Output struct {
 	Messages []Outgoing
 	Appends  []Append
 	Commits  []Commit
+	Reads    []*Read // to be carried out beside everything else, then given to ReadDone
 }
 
 // Reset empties o and keeps its memory.
@@ -116,7 +117,8 @@ func (o *Output) Reset() {
 	clear(o.Messages)
 	clear(o.Appends)
 	clear(o.Commits)
-	o.Messages, o.Appends, o.Commits = o.Messages[:0], o.Appends[:0], o.Commits[:0]
+	clear(o.Reads)
+	o.Messages, o.Appends, o.Commits, o.Reads = o.Messages[:0], o.Appends[:0], o.Commits[:0], o.Reads[:0]
 }
 
 // View is who is master, as this server sees it.
@@ -144,6 +146,7 @@ type Node struct {
 	raft   *raft.RawNode
 	store  *storage
 	timing Timing
+	logger *slog.Logger
 
 	now      time.Duration // newest time any input carried
 	lastTick time.Duration
@@ -156,6 +159,9 @@ type Node struct {
 	proven   time.Duration            // newest clock reading that a majority has echoed, or 0
 	handover bool                     // mastership was offered to another server in this term
 
+	silence silence          // of the others, towards this master
+	offers  []raftpb.Message // of the mastership, to be sent: see abdicate
+
 	condition  Condition            // of this server
 	conditions map[uint64]Condition // of each member, as it told in this term
 	digest     Digest               // of this server
@@ -167,7 +173,7 @@ type Node struct {
 // that all later inputs use.
 func NewNode(c Config, now time.Duration) (n *Node, err error) {
 	n = &Node{
-		self: cmp.Or(c.Self, c.ID.Raft()), timing: c.Timing, now: now, lastTick: now,
+		self: cmp.Or(c.Self, c.ID.Raft()), timing: c.Timing, logger: c.Logger, now: now, lastTick: now,
 		votesAt: now + c.Timing.electionTimeout() + c.Timing.Tick,
 		store:   newStorage(c.Log, c.Members, c.Applied, c.Snapshot),
 		stamps:  make(map[uint64]time.Duration), echoes: make(map[uint64]time.Duration),
@@ -220,7 +226,17 @@ func (n *Node) Tick(now time.Duration) {
 		return
 	}
 	n.lastTick = now
-	n.raft.Tick()
+	n.store.ahead.tick()
+	n.lookingForChanges(n.raft.Tick)
+	n.listen()
+}
+
+// lookingForChanges is for inputs that may have this server stand for election: raft then looks at all entries that
+// are agreed on and not applied yet for changes of members, and has no use for their data.
+func (n *Node) lookingForChanges(input func()) {
+	n.store.kindsOnly = true
+	defer func() { n.store.kindsOnly = false }()
+	input()
 }
 
 // handOverVote marks, in raft, a request for a vote that follows a hand-over of the mastership.
@@ -280,7 +296,13 @@ func (n *Node) Step(now time.Duration, m raftpb.Message, stamp, echo time.Durati
 		// not begin itself would not end its lease.
 		return nil
 	}
-	if err := n.raft.Step(m); err != nil && !errors.Is(err, raft.ErrStepPeerNotFound) {
+	var err error
+	if m.Type == raftpb.MsgTimeoutNow {
+		n.lookingForChanges(func() { err = n.raft.Step(m) })
+	} else {
+		err = n.raft.Step(m)
+	}
+	if err != nil && !errors.Is(err, raft.ErrStepPeerNotFound) {
 		return fmt.Errorf("message %v from %d: %w", m.Type, m.From, err)
 	}
 	return nil
@@ -362,12 +384,22 @@ func (n *Node) Propose(entries []raftpb.Entry, out *Output) (first, term uint64,
 func (n *Node) Ready(out *Output) bool {
 	any := false
 	for n.raft.HasReady() {
-		any = true
 		rd := n.raft.Ready()
+		if len(rd.Messages) == 0 && n.store.ahead.reading() {
+			break // there are entries to be applied, which are being read
+		}
+		any = true
 		for i := range rd.Messages {
 			n.sort(out, &rd.Messages[i])
 		}
 	}
+	for _, m := range n.offers {
+		any = true
+		n.sort(out, &m)
+	}
+	n.offers = n.offers[:0]
+	out.Reads = append(out.Reads, n.store.ahead.wanted...)
+	n.store.ahead.wanted = n.store.ahead.wanted[:0]
 	return any
 }
 

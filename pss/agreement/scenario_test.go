@@ -268,11 +268,14 @@ func (s *scenario) elect(t *testing.T, m *member) {
 
 // handle sees to what a member wants done.
 func (s *scenario) handle(t *testing.T, m *member) {
-	for m.node.Ready(&m.out) || len(m.out.Messages)+len(m.out.Appends)+len(m.out.Commits) > 0 {
+	for m.node.Ready(&m.out) || len(m.out.Messages)+len(m.out.Appends)+len(m.out.Commits)+len(m.out.Reads) > 0 {
 		out := m.out
 		m.out = Output{}
 		s.queue = append(s.queue, out.Messages...)
 		m.pending = append(m.pending, out.Appends...)
+		for _, r := range out.Reads {
+			check(t, m.node.ReadDone(r, r.Carry(m.log)))
+		}
 		for i := range out.Commits {
 			last := out.Commits[i].Entries[len(out.Commits[i].Entries)-1]
 			for _, e := range out.Commits[i].Entries {

@@ -27,6 +27,9 @@ type storage struct {
 	tailBytes int
 	base      uint64 // the log restarted behind this index (a snapshot), not yet carried out on disk
 	baseTerm  uint64
+
+	ahead     ahead // of what is older than the tail
+	kindsOnly bool  // nobody looks at the data of the entries that are asked for
 }
 
 func newStorage(l *log.Log, members raftpb.ConfState, applied uint64,
@@ -41,6 +44,9 @@ func newStorage(l *log.Log, members raftpb.ConfState, applied uint64,
 // issued notes entries that are handed out to be appended, replacing what they overwrite.
 func (s *storage) issued(entries []raftpb.Entry) {
 	first := entries[0].Index
+	if first <= s.lastIssued {
+		s.ahead.void()
+	}
 	if n := len(s.tail); n > 0 && s.tail[n-1].Index+1 != first {
 		s.cut(first)
 	}
@@ -85,6 +91,7 @@ func (s *storage) restart(snap *raftpb.Snapshot) {
 	s.base, s.baseTerm = snap.Metadata.Index, snap.Metadata.Term
 	s.members = snap.Metadata.ConfState
 	s.tail, s.tailBytes = nil, 0
+	s.ahead.void()
 	s.lastIssued = s.base
 }
 
@@ -93,28 +100,34 @@ func (s *storage) InitialState() (raftpb.HardState, raftpb.ConfState, error) {
 	return raftpb.HardState{Term: s.hard.Term, Vote: s.hard.Vote, Commit: s.hard.Commit}, s.members, nil
 }
 
-// Entries implements raft.Storage.
+// kindsBatch is how many entries without their data are returned at once.
+const kindsBatch = 4096
+
+// Entries implements raft.Storage, but that it returns no entries and no error when they have to be read first: raft
+// then has nothing to send or to apply, and asks again. That they are missing is no reason for it to give up.
 func (s *storage) Entries(lo, hi, maxBytes uint64) ([]raftpb.Entry, error) {
 	if len(s.tail) > 0 && lo >= s.tail[0].Index {
 		at := lo - s.tail[0].Index
 		if hi > s.lastIssued+1 || at >= uint64(len(s.tail)) {
 			return nil, raft.ErrUnavailable
 		}
-		run := s.tail[at : at+hi-lo]
-		n, bytes := 0, uint64(0)
-		for n < len(run) && (n == 0 || bytes+uint64(len(run[n].Data)) <= maxBytes) {
-			bytes += uint64(len(run[n].Data))
-			n++
-		}
-		return run[:n:n], nil
+		return upTo(s.tail[at:at+hi-lo], hi-lo, maxBytes), nil
 	}
-	found, err := s.log.Entries(lo, hi, maxBytes)
+	if s.kindsOnly {
+		return s.kinds(lo, hi)
+	}
+	return s.ahead.take(lo, hi, maxBytes), nil
+}
+
+// kinds returns entries without their data, which the log has in memory.
+func (s *storage) kinds(lo, hi uint64) ([]raftpb.Entry, error) {
+	found, err := s.log.Kinds(lo, min(hi, lo+kindsBatch))
 	if err != nil {
 		return nil, raftError(err)
 	}
 	entries := make([]raftpb.Entry, len(found))
 	for i, e := range found {
-		entries[i] = raftpb.Entry{Index: e.Index, Term: e.Term, Type: raftpb.EntryType(e.Kind), Data: e.Data}
+		entries[i] = raftpb.Entry{Index: e.Index, Term: e.Term, Type: raftpb.EntryType(e.Kind)}
 	}
 	return entries, nil
 }

@@ -69,7 +69,12 @@ func (s *server) pump() error {
 		}
 		s.answers += len(s.out.Replies)
 		appends, flush := s.out.Appends, s.out.Flush
-		again = len(appends) > 0 || flush != nil
+		again = len(appends) > 0 || flush != nil || len(s.out.Reads) > 0
+		for _, read := range s.out.Reads {
+			if err := s.core.ReadDone(read, read.Carry(s.log)); err != nil {
+				return err
+			}
+		}
 		if err := s.writer.Write(s.log, appends); err != nil {
 			return err
 		}

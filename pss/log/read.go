@@ -38,22 +38,46 @@ func (l *Log) Entries(lo, hi, maxBytes uint64) ([]Entry, error) {
 	return entries, nil
 }
 
+// Kinds returns the entries [lo, hi) without their data, from memory. Its errors are those of Entries.
+func (l *Log) Kinds(lo, hi uint64) ([]Entry, error) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	x := &l.index
+	if err := l.within(lo, hi); err != nil {
+		return nil, fmt.Errorf("kinds of log entries %d to %d: %w", lo, hi-1, err)
+	}
+	entries := make([]Entry, 0, hi-lo)
+	for k := x.segmentOf(lo); lo < hi; k++ {
+		s := x.segments[k]
+		for ; lo < min(hi, s.end()); lo++ {
+			entries = append(entries, Entry{Index: lo, Term: x.term(lo), Kind: s.places[lo-s.first].kind})
+		}
+	}
+	return entries, nil
+}
+
+// within says why the entries [lo, hi) can't be had, if so. mu is held.
+func (l *Log) within(lo, hi uint64) error {
+	switch {
+	case l.broken != nil:
+		return l.broken
+	case lo > hi:
+		return fmt.Errorf("the range is turned round")
+	case lo <= l.index.base:
+		return ErrCompacted
+	case hi > l.index.last+1:
+		return ErrUnavailable
+	}
+	return nil
+}
+
 // locate finds the entries and their size in bytes, and holds their segments for reading.
 func (l *Log) locate(lo, hi, maxBytes uint64) (entries []Entry, parts []part, size uint64, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	x := &l.index
-	switch {
-	case l.broken != nil:
-		return nil, nil, 0, l.broken
-	case lo > hi:
-		return nil, nil, 0, fmt.Errorf("the range is turned round")
-	case lo <= x.base:
-		return nil, nil, 0, ErrCompacted
-	case hi > x.last+1:
-		return nil, nil, 0, ErrUnavailable
-	case lo == hi:
-		return nil, nil, 0, nil
+	if err := l.within(lo, hi); err != nil || lo == hi {
+		return nil, nil, 0, err
 	}
 	for k := x.segmentOf(lo); lo < hi; k++ {
 		s := x.segments[k]

@@ -216,3 +216,17 @@ func (w *LogWriter) put(l *log.Log) error {
 	w.entries, w.state = w.entries[:0], nil
 	return err
 }
+
+// readLog reads what agreement needs of the log and has not in memory, until the server ends. Clients and the other
+// servers are served meanwhile.
+func (r *Replica) readLog() {
+	for {
+		select {
+		case <-r.ctx.Done():
+			return
+		case read := <-r.reads:
+			err := read.Carry(r.log)
+			r.drive(func(time.Duration) error { return r.core.ReadDone(read, err) })
+		}
+	}
+}

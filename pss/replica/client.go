@@ -44,7 +44,8 @@ type client struct {
 	// at the same time it is one.
 	readSince atomic.Int64
 
-	heard atomic.Bool // since the master looked last
+	heard   atomic.Bool // since the master looked last
+	follows atomic.Bool // it wants to know where the servers are
 
 	mu        sync.Mutex
 	room      sync.Cond // signalled when one of the counts below falls, or at the end
@@ -274,7 +275,7 @@ func (c *client) receive(rd *wire.Reader) error {
 				return err
 			}
 		case wire.KindPing:
-			c.out.end(c.out.begin().Pong(h.Tag))
+			c.pinged(h.Tag)
 		case wire.KindStatus:
 			c.out.end(c.out.begin().StatusReply(h.Tag, op.OK, c.r.Report()))
 		case wire.KindPong, wire.KindGoodbye:
@@ -476,6 +477,24 @@ func (c *client) takeQuery(rd *wire.Reader, h wire.Header) error {
 		return nil
 	})
 	return nil
+}
+
+// pinged answers a Ping. One with the tag PingServers is the client's wish to know where the servers are.
+func (c *client) pinged(tag uint64) {
+	if tag == wire.PingServers && !c.follows.Load() {
+		c.r.mu.Lock() // the table that it is told now is followed by all newer ones
+		t := c.r.core.Table()
+		c.follows.Store(true)
+		c.servers(c.r.whereabouts(&t))
+		c.r.mu.Unlock()
+	}
+	c.out.end(c.out.begin().Pong(tag))
+}
+
+// servers tells the client where the servers are.
+func (c *client) servers(s *wire.Servers) {
+	c.out.end(c.out.begin().Servers(s))
+	c.out.signal()
 }
 
 // notice tells the client who is master.

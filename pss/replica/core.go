@@ -96,10 +96,11 @@ type Output struct {
 	Messages []agreement.Outgoing
 	Appends  []agreement.Append
 	Replies  []Reply
-	Flush    *store.Flush // to be run beside everything else, then given to FlushDone
-	CatchUp  *CatchUp     // to be carried out beside everything else, then given to CaughtUp
-	Repair   *Repair      // damage that applying met: to be repaired beside everything else, then Repaired
-	Recycle  uint64       // the log up to here is not needed any more; 0: nothing new
+	Reads    []*agreement.Read // of the log, to be carried out beside everything else, then given to ReadDone
+	Flush    *store.Flush      // to be run beside everything else, then given to FlushDone
+	CatchUp  *CatchUp          // to be carried out beside everything else, then given to CaughtUp
+	Repair   *Repair           // damage that applying met: to be repaired beside everything else, then Repaired
+	Recycle  uint64            // the log up to here is not needed any more; 0: nothing new
 	Master   *agreement.View
 	Notices  []Notice  // to be sent, each as a datagram
 	Identity *Identity // to be written to the root, then Core.IdentityKept is to be called
@@ -113,7 +114,9 @@ func (o *Output) Reset() {
 	clear(o.Appends)
 	clear(o.Replies)
 	clear(o.Notices)
-	*o = Output{Messages: o.Messages[:0], Appends: o.Appends[:0], Replies: o.Replies[:0], Notices: o.Notices[:0], Wakes: o.Wakes[:0]}
+	clear(o.Reads)
+	*o = Output{Messages: o.Messages[:0], Appends: o.Appends[:0], Replies: o.Replies[:0], Notices: o.Notices[:0],
+		Reads: o.Reads[:0], Wakes: o.Wakes[:0]}
 }
 
 // waiter is a client that waits for the entry at an index.
@@ -263,6 +266,9 @@ func (c *Core) Appended(now time.Duration, a *agreement.Append) error {
 	return c.node.Appended(now, a, &c.agreed)
 }
 
+// ReadDone tells that a Read was carried out, with the error of that.
+func (c *Core) ReadDone(r *agreement.Read, err error) error { return c.node.ReadDone(r, err) }
+
 // FlushDone tells how the checkpoint under way ended. If the disk was full it is handed out again later.
 func (c *Core) FlushDone(err error) error {
 	if noRoom(err) {
@@ -328,6 +334,7 @@ func (c *Core) hand(out *Output) {
 	for range c.agreed.Appends {
 		c.appending = append(c.appending, c.now)
 	}
+	out.Reads = append(out.Reads, c.agreed.Reads...)
 	c.commits = append(c.commits, c.agreed.Commits...)
 	c.agreed.Reset()
 }

@@ -65,6 +65,10 @@ func (r *coreRig) pump() {
 	for again := true; again; {
 		check(r.t, r.core.Pump(&r.out))
 		again = len(r.out.Appends) > 0 && !r.stalled
+		for _, read := range r.out.Reads {
+			check(r.t, r.core.ReadDone(read, read.Carry(r.log)))
+			again = true
+		}
 		r.replies = append(r.replies, r.out.Replies...)
 		if r.out.Flush != nil {
 			r.flush = r.out.Flush
@@ -72,7 +76,7 @@ func (r *coreRig) pump() {
 		if r.out.CatchUp != nil {
 			r.catchUp = r.out.CatchUp
 		}
-		if again {
+		if !r.stalled {
 			check(r.t, r.writer.Write(r.log, r.out.Appends))
 			check(r.t, r.writer.Finish(r.log, r.out.Appends))
 			for i := range r.out.Appends {

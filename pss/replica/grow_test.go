@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/paxos-iscsi/paxos-iscsi/pss"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/admin"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/agreement"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
@@ -130,9 +131,15 @@ func (e *estate) settled(voters ...cell.ID) {
 // call calls a method at whoever is master.
 func (e *estate) call(method string, args any) error {
 	e.t.Helper()
+	return e.callAt(e.confOf(keys(e.servers)...), method, args)
+}
+
+// callAt is call for servers that are where conf says.
+func (e *estate) callAt(conf *cell.Config, method string, args any) error {
+	e.t.Helper()
 	var err error
 	eventually(e.t, "a master that has the time", func() bool {
-		err = admin.CallMaster(e.t.Context(), e.confOf(keys(e.servers)...), method, args, nil)
+		err = admin.CallMaster(e.t.Context(), conf, method, args, nil)
 		return refusal(err) != admin.Busy && refusal(err) != admin.NotMaster && !errors.Is(err, admin.ErrUnreachable)
 	})
 	return err
@@ -284,6 +291,47 @@ func TestMove(t *testing.T) {
 	e.stop(0, 1)
 	e.start(e.conf, 0, 1)
 	e.settled(0, 1, 2)
+}
+
+// TestClientsFollow: a client that began with an old server.conf learns of all servers from those it knows: when the cell
+// has moved away from all of the addresses in it, one server after the other, with one added and one removed, it goes on.
+func TestClientsFollow(t *testing.T) {
+	e := newEstate(t, 0, 1, 2, 3)
+	old := e.confOf(0, 1, 2)
+	e.start(old, 0, 1, 2)
+	e.settled(0, 1, 2)
+	c, err := pss.Open(old, pss.Options{})
+	check(t, err)
+	t.Cleanup(func() { check(t, c.Close()) })
+	check(t, c.Mkdir(t.Context(), "/before"))
+	now := e.conf
+	for id := range cell.ID(3) {
+		ports := freePorts(t, 2)
+		now = &cell.Config{File: "server.conf", Servers: slices.Clone(now.Servers)}
+		s := &now.Servers[id]
+		s.TCPPort, s.UDPPort = ports[0], ports[1]
+		// The others have heard of all moves so far; this server's own server.conf has them, and its own.
+		e.stop(id)
+		e.start(now, id)
+		check(t, e.callAt(now, admin.MethodMove, admin.AddArgs{ID: id, Host: s.Host, UDPPort: s.UDPPort, TCPPort: s.TCPPort}))
+		e.settled(0, 1, 2)
+	}
+	check(t, c.Mkdir(t.Context(), "/moved"))
+	e.start(now, 3)
+	check(t, e.callAt(now, admin.MethodAdd, admin.AddArgs{ID: 3, Host: now.Servers[3].Host, UDPPort: now.Servers[3].UDPPort, TCPPort: now.Servers[3].TCPPort}))
+	e.settled(0, 1, 2, 3)
+	to := cell.ID(3)
+	check(t, e.callAt(now, admin.MethodHandOver, admin.HandOverArgs{ID: &to}))
+	check(t, e.callAt(now, admin.MethodRemove, admin.MemberArgs{ID: 0}))
+	e.retired(0)
+	e.settled(1, 2, 3)
+	check(t, c.Mkdir(t.Context(), "/after"))
+	eventually(t, "the client goes to the server that was added", func() bool { m, ok := c.Master(); return ok && m == to })
+	found, err := c.ReadDir(t.Context(), "/")
+	check(t, err)
+	if len(found) != 3 {
+		t.Errorf("the cell has %+v", found)
+	}
 }
 
 // TestFoundWithout: a cell whose core servers are not all there waits, says for whom, and is founded without them

@@ -67,6 +67,27 @@ func (r *Replica) neighbours(t *Table) []cell.Server {
 	return all
 }
 
+// whereabouts are all servers for a client, this one included.
+func (r *Replica) whereabouts(t *Table) *wire.Servers {
+	all := &wire.Servers{Index: t.Index}
+	for id := range cell.ID(cell.MaxServers) {
+		s, ok := r.opts.Cell.Server(id)
+		rec := t.Find(id)
+		w := wire.Server{ID: id, Agreed: rec.Host != "", Removed: rec.Removed}
+		switch {
+		case rec.Removed:
+		case w.Agreed:
+			w.Host, w.TCPPort, w.UDPPort = rec.Host, rec.TCP, rec.UDP
+		case ok:
+			w.Host, w.TCPPort, w.UDPPort = s.Host, s.TCPPort, s.UDPPort
+		default:
+			continue
+		}
+		all.Servers = append(all.Servers, w)
+	}
+	return all
+}
+
 // known are the other servers as they are connected to at present.
 func (r *Replica) known() []cell.Server {
 	var all []cell.Server

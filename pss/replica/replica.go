@@ -106,6 +106,7 @@ type Replica struct {
 
 	place   place
 	appends *appendQueue
+	reads   chan *agreement.Read
 	upkeep  *upkeep
 	repairs *repairs
 	scrub   *scrub
@@ -141,7 +142,7 @@ func Open(o Options) (*Replica, error) {
 	journal := newJournal()
 	o.Logger = slog.New(journalHandler{Handler: o.Logger.Handler(), j: journal})
 	r := &Replica{opts: o, self: self, logger: o.Logger, journal: journal, start: machine.SinceBoot(), slabs: wire.NewSlabPool(),
-		place: newPlace(), maxClients: maxClients,
+		place: newPlace(), maxClients: maxClients, reads: make(chan *agreement.Read, agreement.MaxReads),
 		admins: make(chan struct{}, maxAdmins)}
 	r.clients.all = make(map[*client]struct{})
 	r.ctx, r.cancel = context.WithCancel(context.Background())
@@ -289,6 +290,7 @@ func (r *Replica) run() {
 	r.reconcile(&t)
 	r.tasks.Go(r.follow)
 	r.tasks.Go(r.appends.run)
+	r.tasks.Go(r.readLog)
 	r.tasks.Go(r.upkeep.run)
 	r.repairs.start()
 	r.tasks.Go(r.scrub.run)
@@ -411,6 +413,9 @@ func (r *Replica) dispatch(touched *[]*outlet, wake bool) {
 		}
 	}
 	r.appends.add(out.Appends, wake)
+	for _, read := range out.Reads {
+		r.reads <- read // it has room for all that agreement has under way
+	}
 	for i := range out.Replies {
 		touch(touched, r.deliver(&out.Replies[i]))
 	}
@@ -437,6 +442,7 @@ func (r *Replica) dispatch(touched *[]*outlet, wake bool) {
 	}
 	if out.Table != nil {
 		r.place.tell(*out.Table)
+		r.tellServers(out.Table)
 	}
 	out.Reset()
 }
@@ -460,6 +466,18 @@ func (r *Replica) announce(v agreement.View) {
 	defer r.clients.Unlock()
 	for c := range r.clients.all {
 		c.notice(m)
+	}
+}
+
+// tellServers tells every client that asked for it where the servers are now. Its caller holds mu.
+func (r *Replica) tellServers(t *Table) {
+	where := r.whereabouts(t)
+	r.clients.Lock()
+	defer r.clients.Unlock()
+	for c := range r.clients.all {
+		if c.follows.Load() {
+			c.servers(where)
+		}
 	}
 }
 

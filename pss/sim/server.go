@@ -204,6 +204,9 @@ func (s *server) pump(err error) {
 		s.w.send(s.id, m)
 	}
 	s.waiting = append(s.waiting, s.out.Appends...)
+	for _, r := range s.out.Reads {
+		s.later(s.w.between(50*time.Microsecond, 3*time.Millisecond), func() { s.pump(s.core.ReadDone(r, r.Carry(s.log))) })
+	}
 	for _, r := range s.out.Replies {
 		s.reply(r)
 	}

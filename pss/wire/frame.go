@@ -38,7 +38,7 @@ const (
 	MaxImage   = op.ChunkSize + 64<<10             // bytes of a chunk's image, its records included
 )
 
-// Kind says what a frame is. Numbers are never reused; 38 to 63 are free for peers, 17 to 23 and 26 to 31 for clients.
+// Kind says what a frame is. Numbers are never reused; 38 to 63 are free for peers, 18 to 23 and 26 to 31 for clients.
 type Kind uint8
 
 // The kinds of frames.
@@ -59,6 +59,7 @@ const (
 	KindStatusReply Kind = 14 // code: op.Errno. Body: the report
 	KindGoodbye     Kind = 15 // why the sender closes the connection, as text for a person
 	KindWake        Kind = 16 // server to client, its session as the tag: something it waits for is there; no body
+	KindServers     Kind = 17 // server to a client that asked for it (PingServers): where the servers are. Body: Servers
 	KindAdmin       Kind = 24 // tool to server: see package admin
 	KindAdminPart   Kind = 25 // answer to Admin, with its tag, in parts: see package admin
 	KindRaft        Kind = 32 // server to server. Body: a raft message, its head sealed
@@ -90,6 +91,7 @@ var kinds = [...]struct {
 	KindStatusReply: {"status-reply", MaxStatus},
 	KindGoodbye:     {"goodbye", maxText},
 	KindWake:        {"wake", 0},
+	KindServers:     {"servers", maxServers},
 	KindAdmin:       {"admin", MaxAdmin},
 	KindAdminPart:   {"admin-part", MaxItem},
 	KindRaft:        {"raft", MaxRaft},

@@ -73,6 +73,8 @@ func FuzzMessages(f *testing.F) {
 		same("fetch", err, AppendFetch(nil, &fetch))
 		member, err := ParseMember(b)
 		same("member", err, AppendMember(nil, member))
+		servers, err := ParseServers(b)
+		same("servers", err, AppendServers(nil, &servers))
 	})
 }
 

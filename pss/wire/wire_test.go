@@ -100,14 +100,18 @@ var frames = map[string]func(*Writer) error{
 	"query-reply": func(w *Writer) error {
 		return w.QueryReply(7, op.Answer{Nodes: []op.Node{{Name: "c", Kind: op.KindFile}}})
 	},
-	"notice":        func(w *Writer) error { return w.Notice(Master{10, None}) },
-	"not-master":    func(w *Writer) error { return w.NotMaster(8, Master{10, 4}) },
-	"ping":          func(w *Writer) error { return w.Ping(11) },
-	"pong":          func(w *Writer) error { return w.Pong(11) },
-	"status":        func(w *Writer) error { return w.Status(12, "paxos") },
-	"status-reply":  func(w *Writer) error { return w.StatusReply(12, op.OK, []byte("{}")) },
-	"goodbye":       func(w *Writer) error { return w.Goodbye("wrong server") },
-	"wake":          func(w *Writer) error { return w.Wake(0x1122334455667788) },
+	"notice":       func(w *Writer) error { return w.Notice(Master{10, None}) },
+	"not-master":   func(w *Writer) error { return w.NotMaster(8, Master{10, 4}) },
+	"ping":         func(w *Writer) error { return w.Ping(11) },
+	"pong":         func(w *Writer) error { return w.Pong(11) },
+	"status":       func(w *Writer) error { return w.Status(12, "paxos") },
+	"status-reply": func(w *Writer) error { return w.StatusReply(12, op.OK, []byte("{}")) },
+	"goodbye":      func(w *Writer) error { return w.Goodbye("wrong server") },
+	"wake":         func(w *Writer) error { return w.Wake(0x1122334455667788) },
+	"servers": func(w *Writer) error {
+		return w.Servers(&Servers{Index: 9, Servers: []Server{
+			{ID: 0, Host: "pss0", TCPPort: 4010, UDPPort: 4000}, {ID: 2, Agreed: true, Host: "::1", TCPPort: 4012, UDPPort: 4002}, {ID: 7, Removed: true}}})
+	},
 	"raft-app":      func(w *Writer) error { return w.Raft(&sampleApp) },
 	"raft-snap":     func(w *Writer) error { return w.Raft(&sampleSnap) },
 	"manifest":      func(w *Writer) error { return w.Frame(KindManifest, 0, 0, []byte{9, 0, 0, 0, 0, 0, 0, 0}) },

@@ -278,6 +278,11 @@ func (w *Writer) Pong(tag uint64) error { return w.Frame(KindPong, 0, tag, nil) 
 // Wake tells a client that something its session waits for is there.
 func (w *Writer) Wake(session uint64) error { return w.Frame(KindWake, 0, session, nil) }
 
+// Servers tells a client where the servers are.
+func (w *Writer) Servers(s *Servers) error {
+	return w.Frame(KindServers, 0, 0, AppendServers(nil, s))
+}
+
 // Status asks for a report.
 func (w *Writer) Status(tag uint64, what string) error {
 	return w.Frame(KindStatus, 0, tag, []byte(what))
