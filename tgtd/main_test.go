@@ -15,6 +15,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/paxos-iscsi/paxos-iscsi/pss/metrics"
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/mgmt"
 )
 
@@ -52,7 +53,7 @@ func TestRun(t *testing.T) {
 	base := filepath.Join(t.TempDir(), "s")
 	t.Setenv(mgmt.BaseEnv, base)
 	var complaints bytes.Buffer
-	o := options{foreground: true, controlPort: 5, threads: 2, iscsi: driverOptions{portals: []string{"127.0.0.1:0"}}}
+	o := options{foreground: true, controlPort: 5, threads: 2, metrics: metrics.Off, iscsi: driverOptions{portals: []string{"127.0.0.1:0"}}}
 	status := make(chan int)
 	go func() { status <- run(o, &complaints, nil) }()
 	path := base + ".5"
@@ -111,7 +112,7 @@ func TestBackground(t *testing.T) {
 	dir := t.TempDir()
 	pidFile, path := filepath.Join(dir, "pid"), filepath.Join(dir, "s.0")
 	command := func() (*exec.Cmd, *bytes.Buffer) {
-		cmd := exec.Command(os.Args[0], "--pid-file", pidFile, "--iscsi", "portal=127.0.0.1:0")
+		cmd := exec.Command(os.Args[0], "--pid-file", pidFile, "--metrics", "off", "--iscsi", "portal=127.0.0.1:0")
 		cmd.Env = append(os.Environ(), asProgram+"=1", mgmt.BaseEnv+"="+filepath.Join(dir, "s"))
 		var complaints bytes.Buffer
 		cmd.Stderr = &complaints
