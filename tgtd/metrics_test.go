@@ -199,7 +199,9 @@ func TestMetricsPortTaken(t *testing.T) {
 	defer l.Close()
 	s := &memorySink{}
 	m := target.New(target.Options{Transport: func(iscsi.Directory) target.Transport { return nil }})
-	serveMetrics(l.Addr().String(), m, newLogger(s, false))()
+	log := newLogger(s, false)
+	defer log.close()
+	serveMetrics(l.Addr().String(), m, log)()
 	if len(s.lines) != 1 || !strings.Contains(s.lines[0], "no metrics are shown") {
 		t.Errorf("%q", s.lines)
 	}
