@@ -43,7 +43,7 @@ func TestSocketActivation(t *testing.T) {
 	defer socket.Close()
 	base := filepath.Join(t.TempDir(), "s")
 	start := func() *exec.Cmd {
-		cmd := exec.Command(os.Args[0], "-f")
+		cmd := exec.Command(os.Args[0], "-f", "--metrics", "off")
 		cmd.Env = append(os.Environ(), asActivated+"=1", "LISTEN_FDS=1", mgmt.BaseEnv+"="+base)
 		cmd.ExtraFiles = []*os.File{socket}
 		var complaints strings.Builder

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -143,10 +144,12 @@ func (d *program) serve(path string, early io.Writer, news *daemon.News) int {
 	if err := news.Ready(); err != nil {
 		d.log.Error("who started the daemon does not hear of it", "err", err)
 	}
-	d.notify(sd.SdNotifyReady)
+	stopBeside := d.beside()
+	daemon.Notify(d.log.Logger, sd.SdNotifyReady)
 
 	<-d.model.Stopped()
-	d.notify(sd.SdNotifyStopping)
+	daemon.Notify(d.log.Logger, sd.SdNotifyStopping)
+	stopBeside()
 	if news != nil && d.pidFile != "" {
 		if err := os.Remove(d.pidFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			d.log.Error("the pid file can't be removed", "err", err)
@@ -170,9 +173,27 @@ func (d *program) listen(path string) (*mgmt.Server, error) {
 	return mgmt.Listen(path, mgmt.Options{Handler: admin.Handler(d.model, d.log.Logger), Log: d.log.Logger})
 }
 
-// notify tells systemd; without systemd nothing happens.
-func (d *program) notify(state string) {
-	if _, err := sd.SdNotify(false, state); err != nil {
-		d.log.Error("systemd can't be told", "state", state, "err", err)
+// beside starts what runs beside the serving: metrics, and signs of life for systemd. What it returns ends them.
+func (d *program) beside() (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var watchdog sync.WaitGroup
+	watchdog.Go(func() { daemon.Watchdog(ctx, d.log.Logger, d.alive) })
+	stopMetrics := serveMetrics(d.metrics, d.model, d.log)
+	return func() {
+		stopMetrics()
+		cancel()
+		watchdog.Wait()
 	}
+}
+
+// alive says what the daemon is doing. A daemon one of whose locks is never let go does not come back from here; one
+// whose stores wait for a cell lives, and it would be no help to start it again.
+func (d *program) alive() (doing string, ok bool) {
+	f := d.model.Figures()
+	sessions, units := 0, 0
+	for _, t := range f.Targets {
+		sessions += t.Sessions
+		units += len(t.Units)
+	}
+	return fmt.Sprintf("%d targets, %d logical units, %d sessions", len(f.Targets), units, sessions), true
 }

@@ -23,6 +23,7 @@ const tag = "tgtd"
 type logger struct {
 	*slog.Logger
 	level *slog.LevelVar
+	limit *daemon.Limit
 	sink  daemon.Sink
 }
 
@@ -30,7 +31,8 @@ type logger struct {
 func newLogger(s daemon.Sink, debug bool) *logger {
 	l := &logger{level: new(slog.LevelVar), sink: s}
 	l.setDebug(debug)
-	l.Logger = slog.New(&lineHandler{sink: s, level: l.level})
+	l.limit = daemon.NewLimit(&lineHandler{sink: s, level: l.level})
+	l.Logger = slog.New(l.limit)
 	return l
 }
 
@@ -43,7 +45,10 @@ func (l *logger) setDebug(on bool) {
 }
 
 // close writes what is still to be written. The logger may be used no more.
-func (l *logger) close() { l.sink.Close() }
+func (l *logger) close() {
+	l.limit.Close()
+	l.sink.Close()
+}
 
 // lineHandler makes lines of the form "function(line) text key=value …", which is tgt's with the values
 // behind.
@@ -142,11 +147,11 @@ func source(pc uintptr) (function string, line int) {
 	return name, frame.Line
 }
 
-// logSink is where the log goes: to stderr with -f, else to syslog.
+// logSink is where the log goes: to stderr with -f, else to syslog. In either case nobody waits for it.
 func logSink(o options, stderr io.Writer) daemon.Sink {
 	s := daemon.NewStderr(stderr, tag)
 	if o.foreground {
-		return s
+		return daemon.NewQueue(s)
 	}
 	return daemon.NewSyslog(daemon.SyslogOptions{
 		Tag: tag, Facility: daemon.FacilityDaemon, Stamp: stamp, Fallback: s,

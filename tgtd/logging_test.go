@@ -29,6 +29,7 @@ func (s *memorySink) Close() {}
 func TestLineFormat(t *testing.T) {
 	s := &memorySink{}
 	log := newLogger(s, false)
+	defer log.close()
 	log.Debug("not shown")
 	log.Info("plain")
 	log.Warn("values", "n", 1, "text", "two words", "empty", "", "err", errors.New("bad \"thing\""))
@@ -61,5 +62,20 @@ func TestStamp(t *testing.T) {
 		if got := stamp("f(1) text", 7, dropped); got != want {
 			t.Errorf("%q, want %q", got, want)
 		}
+	}
+}
+
+// TestFloods: a kind of line that comes without end is cut off and counted; the last word comes at the end.
+func TestFloods(t *testing.T) {
+	s := &memorySink{}
+	log := newLogger(s, false)
+	for n := range 1000 {
+		log.Error("flood", "n", n)
+	}
+	log.Error("another")
+	log.close()
+	if len(s.lines) >= 1000 || !strings.Contains(s.lines[len(s.lines)-1], ") flood n=999 suppressed=") ||
+		!strings.Contains(s.lines[len(s.lines)-2], ") another") {
+		t.Errorf("%d lines: %q", len(s.lines), s.lines[max(0, len(s.lines)-3):])
 	}
 }

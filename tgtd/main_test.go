@@ -9,12 +9,14 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
+	"github.com/paxos-iscsi/paxos-iscsi/pss/metrics"
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/mgmt"
 )
 
@@ -47,12 +49,30 @@ func call(t *testing.T, path string, r mgmt.Request) mgmt.Response {
 	return answer
 }
 
+// lockedBuffer is written to by the log's goroutine and by the daemon itself.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
 // TestRun runs the daemon in this process, from its start to its orderly end; goleak sees that nothing is left.
 func TestRun(t *testing.T) {
 	base := filepath.Join(t.TempDir(), "s")
 	t.Setenv(mgmt.BaseEnv, base)
-	var complaints bytes.Buffer
-	o := options{foreground: true, controlPort: 5, threads: 2, iscsi: driverOptions{portals: []string{"127.0.0.1:0"}}}
+	var complaints lockedBuffer
+	o := options{foreground: true, controlPort: 5, threads: 2, metrics: metrics.Off, iscsi: driverOptions{portals: []string{"127.0.0.1:0"}}}
 	status := make(chan int)
 	go func() { status <- run(o, &complaints, nil) }()
 	path := base + ".5"
@@ -98,7 +118,7 @@ func TestRunRefusals(t *testing.T) {
 		"/" + strings.Repeat("a", 107): "(null): ipc_init(0) managment path too long: /" + strings.Repeat("a", 107) + ".0\n",
 	} {
 		t.Setenv(mgmt.BaseEnv, base)
-		var complaints bytes.Buffer
+		var complaints lockedBuffer
 		if status := run(options{foreground: true}, &complaints, nil); status != 1 || complaints.String() != want {
 			t.Errorf("%s: status %d, %q", base, status, complaints.String())
 		}
@@ -111,7 +131,7 @@ func TestBackground(t *testing.T) {
 	dir := t.TempDir()
 	pidFile, path := filepath.Join(dir, "pid"), filepath.Join(dir, "s.0")
 	command := func() (*exec.Cmd, *bytes.Buffer) {
-		cmd := exec.Command(os.Args[0], "--pid-file", pidFile, "--iscsi", "portal=127.0.0.1:0")
+		cmd := exec.Command(os.Args[0], "--pid-file", pidFile, "--metrics", "off", "--iscsi", "portal=127.0.0.1:0")
 		cmd.Env = append(os.Environ(), asProgram+"=1", mgmt.BaseEnv+"="+filepath.Join(dir, "s"))
 		var complaints bytes.Buffer
 		cmd.Stderr = &complaints

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"math"
@@ -8,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/paxos-iscsi/paxos-iscsi/pss/metrics"
 )
 
 // options are the command line.
@@ -18,6 +21,7 @@ type options struct {
 	threads     int // of a unit
 	debug       bool
 	pidFile     string
+	metrics     string // address, or metrics.Off
 	iscsi       driverOptions
 	done        bool // help or version was printed, there is nothing left to do
 }
@@ -75,6 +79,8 @@ func application(o *options, stdout io.Writer) *cli.App {
 			&cli.IntFlag{Name: "debug", Aliases: []string{"d"}, Usage: "print debugging information: `debuglevel`"},
 			&cli.BoolFlag{Name: "version", Aliases: []string{"V"}, Usage: "print version and exit"},
 			&cli.BoolFlag{Name: "help", Aliases: []string{"h"}, Usage: "display this help and exit"},
+			&cli.StringFlag{Name: "metrics",
+				Usage: "show metrics at `ADDRESS`, or off (default: 127.0.0.1:4030)", Destination: &o.metrics},
 			&cli.StringFlag{Name: driverOption,
 				Usage: "portals to open, and the NOP-In settings of new targets: " +
 					"`portal=ADDR[:PORT],nop_interval=SEC,nop_count=N`"},
@@ -83,7 +89,11 @@ func application(o *options, stdout io.Writer) *cli.App {
 	app.CustomAppHelpTemplate = helpText(app.Flags)
 	app.Action = func(c *cli.Context) error {
 		o.debug = c.Int("debug") == 1
-		var err error
+		o.metrics = cmp.Or(o.metrics, metricsAddress(o.controlPort))
+		err := metrics.CheckAddress(o.metrics)
+		if err != nil {
+			return err
+		}
 		if o.iscsi, err = parseDriverOptions(c.String(driverOption)); err != nil {
 			return err
 		}

@@ -21,9 +21,9 @@ func TestOptions(t *testing.T) {
 		{line: "-f -D -d 1", want: func(o *options) { o.foreground, o.noDaemonize, o.debug = true, true, true }},
 		{line: "-fDd1", want: func(o *options) { o.foreground, o.noDaemonize, o.debug = true, true, true }},
 		{line: "--fore --nod", want: func(o *options) { o.foreground, o.noDaemonize = true, true }},
-		{line: "-C 7 -t 0x10 -p /x", want: func(o *options) { o.controlPort, o.threads, o.pidFile = 7, 16, "/x" }},
-		{line: "--control=010 --nr 3junk --pid /x", want: func(o *options) { o.controlPort, o.threads, o.pidFile = 8, 3, "/x" }},
-		{line: "-C +5 word -t 2147483647", want: func(o *options) { o.controlPort, o.threads = 5, 2147483647 }},
+		{line: "-C 7 -t 0x10 -p /x", want: func(o *options) { o.controlPort, o.threads, o.pidFile, o.metrics = 7, 16, "/x", "127.0.0.1:4037" }},
+		{line: "--control=010 --nr 3junk --pid /x", want: func(o *options) { o.controlPort, o.threads, o.pidFile, o.metrics = 8, 3, "/x", "127.0.0.1:4038" }},
+		{line: "-C +5 word -t 2147483647", want: func(o *options) { o.controlPort, o.threads, o.metrics = 5, 2147483647, "127.0.0.1:4035" }},
 		{line: "-f -- --version", want: func(o *options) { o.foreground = true }},
 		{line: "--iscsi portal=1.2.3.4:5,portal=[::1],nop_interval=3,nop_count=4,x=1", want: func(o *options) {
 			o.iscsi = driverOptions{portals: []string{"1.2.3.4:5", "[::1]"}, nopInterval: 3, nopCount: 4, unknown: []string{"x=1"}}
@@ -36,6 +36,8 @@ func TestOptions(t *testing.T) {
 				o.iscsi.StallTimeout, o.iscsi.LogoutGrace = 7*time.Second, 6*time.Second
 			}},
 		{line: "--iscsi chap_md5=on,async_logout=0,text=off"},
+		{line: "--metrics off", want: func(o *options) { o.metrics = "off" }},
+		{line: "-C 3 --metr=[::1]:99", want: func(o *options) { o.controlPort, o.metrics = 3, "[::1]:99" }},
 		{line: "-f --iscsi", want: func(o *options) { o.foreground = true }},
 		{line: "--iscsi -f", want: func(o *options) { o.foreground, o.iscsi.unknown = true, []string{"-f"} }},
 
@@ -44,6 +46,9 @@ func TestOptions(t *testing.T) {
 			text: "--iscsi stall_timeout=\"0\": a number from 1 to 1048576 is wanted\n" + try},
 		{line: "--iscsi max_logins=+1", status: 1,
 			text: "--iscsi max_logins=\"+1\": a number from 1 to 1048576 is wanted\n" + try},
+		{line: "--metrics 4030", status: 1, text: "\"4030\" is no address for metrics: host:port or off is wanted: " +
+			"address 4030: missing port in address\n" + try},
+		{line: "--metrics", status: 1, text: "'metrics' is an unknown option\n" + try},
 		{line: "--bogus", status: 1, text: "'bogus' is an unknown option\n" + try},
 		{line: "--bogus x", status: 1, text: "'bogus' is an unknown option\n" + try},
 		{line: "--fore --bogus", status: 1, text: "'bogus' is an unknown option\n" + try},
@@ -74,7 +79,7 @@ func TestOptions(t *testing.T) {
 			}
 			continue
 		}
-		want := options{threads: defaultThreads}
+		want := options{threads: defaultThreads, metrics: "127.0.0.1:4030"}
 		if c.want != nil {
 			c.want(&want)
 		}
@@ -96,6 +101,7 @@ Usage: tgtd [OPTION]
 -d, --debug debuglevel  print debugging information
 -V, --version           print version and exit
 -h, --help              display this help and exit
+--metrics ADDRESS       show metrics at ADDRESS, or off (default: 127.0.0.1:4030)
 --iscsi portal=ADDR[:PORT],nop_interval=SEC,nop_count=N
                         portals to open, and the NOP-In settings of new targets
 `

@@ -205,7 +205,7 @@ func TestTarget(t *testing.T) {
 	if len(target.Socket) > maxSocketBase {
 		t.Errorf("socket %s", target.Socket)
 	}
-	want := "no port: -f --iscsi portal=" + target.Portal + " -d 1 /the/conf"
+	want := "no port: -f --metrics off --iscsi portal=" + target.Portal + " -d 1 /the/conf"
 	if err := target.Start(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("%v; want %q", err, want)
 	}

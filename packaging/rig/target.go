@@ -69,7 +69,7 @@ func NewTarget(o TargetOptions) (*Target, error) {
 		t.env = append(t.env, cell.EnvFile+"="+o.Conf)
 	}
 	t.Process = NewProcess(Command{
-		Name: "tgtd", Program: o.Programs.Tgtd, Args: append([]string{"-f", "--iscsi", "portal=" + t.Portal + o.Driver}, o.Args...), Env: t.env,
+		Name: "tgtd", Program: o.Programs.Tgtd, Args: append([]string{"-f", "--metrics", "off", "--iscsi", "portal=" + t.Portal + o.Driver}, o.Args...), Env: t.env,
 		Log:       filepath.Join(o.Dir, "tgtd.log"),
 		Namespace: o.Namespace,
 	})

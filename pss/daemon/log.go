@@ -1,11 +1,9 @@
 package daemon
 
 import (
-	"fmt"
 	"io"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	gsyslog "github.com/hashicorp/go-syslog"
@@ -20,7 +18,8 @@ type Sink interface {
 	Close()
 }
 
-// Stderr writes each line at once, behind its tag: who logs waits for it.
+// Stderr writes each line at once, behind its tag if there is one: who logs waits for it, unless a Queue stands in
+// between.
 type Stderr struct {
 	mu  sync.Mutex
 	w   io.Writer
@@ -34,21 +33,17 @@ func NewStderr(w io.Writer, tag string) *Stderr { return &Stderr{w: w, tag: tag}
 func (s *Stderr) Log(_ slog.Level, line string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	fmt.Fprintf(s.w, "%s: %s\n", s.tag, line) // an error here has nowhere to go
+	if s.tag != "" {
+		line = s.tag + ": " + line
+	}
+	_, _ = io.WriteString(s.w, line+"\n") // an error here has nowhere to go
 }
 
 // Close implements Sink; there is nothing to do.
 func (s *Stderr) Close() {}
 
-// Limits of Syslog.
-const (
-	// maxQueuedLines wait for syslogd; more are dropped and counted, so that a stalled syslogd stalls nobody.
-	maxQueuedLines = 1024
-	// retryInterval is how long a syslogd that can't be reached is left alone.
-	retryInterval = 10 * time.Second
-	// flushLimit is how long the last lines may take when the daemon ends.
-	flushLimit = 2 * time.Second
-)
+// retryInterval is how long a syslogd that can't be reached is left alone.
+const retryInterval = 10 * time.Second
 
 // Facility is syslog's word for the kind of program that logs.
 type Facility string
@@ -72,23 +67,13 @@ type SyslogOptions struct {
 	Fallback Sink
 }
 
-// queued is a line on its way.
-type queued struct {
-	level   slog.Level
-	line    string
-	dropped uint64 // lines that came before it and found no place
-}
-
 // Syslog hands lines to syslogd from a goroutine of its own; Log never waits.
 type Syslog struct {
 	options SyslogOptions
 	dial    func() (gsyslog.Syslogger, error)
-	lines   chan queued
-	dropped atomic.Uint64 // since the last line that found a place
-	closing chan struct{}
-	writer  sync.WaitGroup
+	queue
 
-	// Used by the writer only.
+	// Used by the queue's goroutine only.
 	conn    gsyslog.Syslogger
 	retryAt time.Time
 	number  uint64
@@ -106,19 +91,14 @@ func dialer(o SyslogOptions, network, address string) func() (gsyslog.Syslogger,
 }
 
 func newSyslog(o SyslogOptions, dial func() (gsyslog.Syslogger, error)) *Syslog {
-	s := &Syslog{options: o, dial: dial, lines: make(chan queued, maxQueuedLines), closing: make(chan struct{})}
-	s.writer.Go(s.run)
+	s := &Syslog{options: o, dial: dial, queue: newQueue()}
+	s.writer.Go(func() {
+		s.run(s.hand)
+		if s.conn != nil {
+			s.conn.Close()
+		}
+	})
 	return s
-}
-
-// Log implements Sink.
-func (s *Syslog) Log(level slog.Level, line string) {
-	dropped := s.dropped.Swap(0)
-	select {
-	case s.lines <- queued{level, line, dropped}:
-	default:
-		s.dropped.Add(dropped + 1)
-	}
 }
 
 // Close implements Sink. It takes little more than flushLimit, whatever syslogd does.
@@ -126,47 +106,6 @@ func (s *Syslog) Close() {
 	close(s.closing)
 	s.writer.Wait()
 	s.options.Fallback.Close()
-}
-
-// run hands lines over until the sink is closed.
-func (s *Syslog) run() {
-	for !s.closed() {
-		select {
-		case l := <-s.lines:
-			s.hand(l)
-		case <-s.closing:
-		}
-	}
-	s.flush()
-	if s.conn != nil {
-		s.conn.Close()
-	}
-}
-
-// closed is asked before each line: a select alone would choose lines as often as the end, without a limit.
-func (s *Syslog) closed() bool {
-	select {
-	case <-s.closing:
-		return true
-	default:
-		return false
-	}
-}
-
-// flush hands over the lines that are left, or as many as there is time for and the number of the others.
-func (s *Syslog) flush() {
-	end := time.Now().Add(flushLimit)
-	for len(s.lines) > 0 && time.Now().Before(end) {
-		s.hand(<-s.lines)
-	}
-	lost := s.dropped.Swap(0)
-	for len(s.lines) > 0 {
-		l := <-s.lines
-		lost += l.dropped + 1
-	}
-	if lost > 0 {
-		s.hand(queued{slog.LevelWarn, "the log ends", lost})
-	}
 }
 
 // hand gives one line to syslogd, or to the fallback.

@@ -74,9 +74,13 @@ func TestHealsByItself(t *testing.T) {
 	check(t, err)
 	check(t, f.Close())
 
+	said := systemd(t) // the server that waits is a service that lives
 	if status, words := s.run("0"); status != 0 {
 		t.Fatalf("status %d, %q", status, words)
 	}
+	said.await(t, "READY=1", 1)
+	said.await(t, "WATCHDOG=1\nSTATUS=waits until the cell can spare it", 3)
+	t.Setenv("NOTIFY_SOCKET", "")
 	running[0] = s.pid() // the command has come back, and the server waits
 	start(1)
 	start(2)

@@ -13,19 +13,27 @@ import (
 	"github.com/paxos-iscsi/paxos-iscsi/pss/daemon"
 )
 
-// logs sends slog's lines to standard error, or to syslog with the tag pssd_<id> (M30).
+// logs sends slog's lines to standard error, or to syslog with the tag pssd_<id> (M30). Nobody waits for either, and
+// lines of one kind are limited.
 type logs struct {
 	logger *slog.Logger
-	sink   daemon.Sink // nil for standard error
+	limit  *daemon.Limit
+	sink   daemon.Sink
 }
 
 func newLogs(id cell.ID, stderr bool, level slog.Level) *logs {
+	l := &logs{}
 	if stderr {
-		h := slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})
-		return &logs{logger: slog.New(h).With("server", id)}
+		l.sink = daemon.NewQueue(daemon.NewStderr(os.Stderr, ""))
+	} else {
+		l.sink = daemon.NewSyslog(syslogOptions(id))
 	}
-	sink := daemon.NewSyslog(syslogOptions(id))
-	return &logs{logger: slog.New(newLineHandler(sink, level)), sink: sink}
+	l.limit = daemon.NewLimit(newLineHandler(l.sink, level, stderr))
+	l.logger = slog.New(l.limit)
+	if stderr {
+		l.logger = l.logger.With("server", id) // which syslog has in its tag
+	}
+	return l
 }
 
 // syslogOptions say how a server's lines look in syslog: as user.notice, pssd_<id> (M30).
@@ -38,9 +46,8 @@ func syslogOptions(id cell.ID) daemon.SyslogOptions {
 }
 
 func (l *logs) close() {
-	if l.sink != nil {
-		l.sink.Close()
-	}
+	l.limit.Close()
+	l.sink.Close()
 }
 
 // stamp adds to a line for syslog its number, and how many before it were dropped.
@@ -58,12 +65,12 @@ type lineHandler struct {
 	to *lineWriter
 }
 
-// newLineHandler leaves the time out: syslogd stamps each line with its own clock.
-func newLineHandler(sink daemon.Sink, level slog.Level) *lineHandler {
+// newLineHandler leaves the time out unless it is asked for: syslogd stamps each line with its own clock.
+func newLineHandler(sink daemon.Sink, level slog.Level, stamped bool) *lineHandler {
 	w := &lineWriter{sink: sink}
 	return &lineHandler{to: w, Handler: slog.NewTextHandler(w, &slog.HandlerOptions{Level: level,
 		ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
-			if len(groups) == 0 && a.Key == slog.TimeKey {
+			if !stamped && len(groups) == 0 && a.Key == slog.TimeKey {
 				return slog.Attr{}
 			}
 			return a

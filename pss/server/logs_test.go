@@ -26,7 +26,7 @@ func (s *memorySink) Close() {}
 
 func TestLineFormat(t *testing.T) {
 	s := &memorySink{}
-	log := slog.New(newLineHandler(s, slog.LevelInfo))
+	log := slog.New(newLineHandler(s, slog.LevelInfo, false))
 	log.Debug("not shown")
 	log.Info("server runs", "id", 3, "root", "/a b")
 	log.With("a", 1).WithGroup("g").Warn("nested", "time", "stays")
@@ -45,7 +45,7 @@ func TestLineFormat(t *testing.T) {
 func TestLinesKeepTheirLevel(t *testing.T) {
 	const each = 200
 	s := &memorySink{}
-	log := slog.New(newLineHandler(s, slog.LevelInfo))
+	log := slog.New(newLineHandler(s, slog.LevelInfo, false))
 	var wg sync.WaitGroup
 	for _, level := range []slog.Level{slog.LevelInfo, slog.LevelWarn, slog.LevelError} {
 		wg.Go(func() {

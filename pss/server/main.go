@@ -207,11 +207,14 @@ func operate(s settings, logger *slog.Logger, news *daemon.News) error {
 	if err := prepare(s, logger); err != nil {
 		return err
 	}
+	life := startLife(logger)
+	defer life.end()
 	for {
-		again, err := live(s, logger, news, signals)
+		again, err := live(s, logger, life, news, signals)
 		if !again {
 			return err
 		}
+		life.waits("waits until the cell can spare it, to take its state from the others")
 		if err := heal(s, logger, news, signals, err); err != nil {
 			return err
 		}
@@ -230,9 +233,7 @@ func heal(s settings, logger *slog.Logger, news *daemon.News, signals <-chan os.
 	if err := news.Ready(); err != nil {
 		logger.Warn("who started the server does not hear of it", "error", err)
 	}
-	if _, err := sd.SdNotify(false, sd.SdNotifyReady); err != nil {
-		logger.Warn("systemd", "error", err)
-	}
+	daemon.Notify(logger, sd.SdNotifyReady)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	done := make(chan error, 1)
@@ -257,7 +258,7 @@ func (s *settings) options(logger *slog.Logger) replica.Options {
 }
 
 // live runs the server once. Again says that it can come back, as a new member, from what it ended with.
-func live(s settings, logger *slog.Logger, news *daemon.News, signals <-chan os.Signal) (again bool, err error) {
+func live(s settings, logger *slog.Logger, life *life, news *daemon.News, signals <-chan os.Signal) (again bool, err error) {
 	r, err := replica.Open(s.options(logger))
 	if err != nil {
 		return replica.Heals(err), err
@@ -271,13 +272,13 @@ func live(s settings, logger *slog.Logger, news *daemon.News, signals <-chan os.
 	if err := news.Ready(); err != nil {
 		logger.Warn("who started the server does not hear of it", "error", err)
 	}
-	if _, err := sd.SdNotify(false, sd.SdNotifyReady); err != nil {
-		logger.Warn("systemd", "error", err)
-	}
+	daemon.Notify(logger, sd.SdNotifyReady)
+	life.serves(r)
+	defer life.waits("ends")
 	select {
 	case sig := <-signals:
 		logger.Info("server stops", "signal", sig.String())
-		_, _ = sd.SdNotify(false, sd.SdNotifyStopping)
+		daemon.Notify(logger, sd.SdNotifyStopping)
 		return false, r.Shutdown()
 	case <-r.Done():
 		err := r.Close()

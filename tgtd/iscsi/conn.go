@@ -56,9 +56,10 @@ type conn struct {
 	raw      syscall.RawConn
 	addrs    connAddrs
 	cid      uint16
-	agreed   agreement // fixed when full feature phase begins
-	session  *session  // set by login
-	recovery *recovery // nil at error recovery level 0; set by login
+	agreed   agreement   // fixed when full feature phase begins
+	session  *session    // set by login
+	verdict  LoginStatus // how a login ended, unless it was abandoned
+	recovery *recovery   // nil at error recovery level 0; set by login
 
 	rd       reader
 	rdBuf    *bufpool.Buffer
@@ -149,6 +150,7 @@ func (c *conn) serve() {
 	err := c.login()
 	timer.Stop()
 	c.srv.loggedIn(c)
+	c.srv.countLogin(c, err)
 	if err == nil {
 		err = c.fullFeature()
 	}
@@ -611,6 +613,7 @@ func (c *conn) login() error {
 		case r.status != LoginSuccess:
 			c.srv.opt.Logger.Warn("iscsi: login refused", "peer", c.addrs.remote, "initiator", l.initiator,
 				"target", l.target, "status", r.status, "why", l.reason)
+			c.verdict = r.status
 			return errRefused
 		case l.phase == phaseDone:
 			c.batch.init(statSN)

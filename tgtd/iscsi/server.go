@@ -99,7 +99,10 @@ type Server struct {
 	logins      []*conn // of conns, those in login, oldest first
 	sessions    map[uint64]*session
 	lastSession uint64
-	running     sync.WaitGroup // accept loops and connections
+	ended       map[LoginStatus]uint64 // logins
+	abandoned   uint64                 // the same
+	turnedAway  uint64                 // connections
+	running     sync.WaitGroup         // accept loops and connections
 }
 
 // NewServer makes a server without portals.
@@ -109,6 +112,7 @@ func NewServer(o Options) *Server {
 		portals:  make(map[*Portal]struct{}),
 		conns:    make(map[*conn]struct{}),
 		sessions: make(map[uint64]*session),
+		ended:    make(map[LoginStatus]uint64),
 	}
 }
 
@@ -250,6 +254,7 @@ func (srv *Server) start(nc net.Conn) {
 	}
 	srv.mu.Lock()
 	if srv.closing || len(srv.conns) >= srv.opt.MaxConnections {
+		srv.turnedAway++
 		srv.mu.Unlock()
 		nc.Close()
 		srv.opt.Logger.Warn("iscsi: too many connections", "peer", c.addrs.remote)

@@ -3,6 +3,7 @@ package scsi
 import (
 	"errors"
 	"sync/atomic"
+	"time"
 
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/backstore"
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/sam"
@@ -68,6 +69,10 @@ type task struct {
 	via  backstore.Store
 	copy *copying // EXTENDED COPY
 
+	// For the unit's load, in its own time (Unit.since).
+	arrived int64
+	asked   atomic.Int64 // when the store got the request that it has now; 0: it has none
+
 	// Progress of commands that take several steps; offsets are bytes on the medium.
 	offset, end int64
 	data        []byte // what is still to be written or compared, or the list of descriptors
@@ -96,6 +101,9 @@ func newTask() any {
 // ioDone is the Done of every request: no closure, so no allocation.
 func ioDone(io *backstore.IO) {
 	t := io.Owner.(*task)
+	if at := t.asked.Swap(0); at != 0 {
+		t.unit.load.answered(t, time.Duration(t.unit.since()-at))
+	}
 	if t.state.Or(stateCompleted)&stateReturned != 0 {
 		t.run() // Submit has returned: nobody else continues the task
 	}
@@ -133,6 +141,7 @@ func (t *task) run() {
 		store := t.via
 		if store == nil {
 			store = t.medium.store
+			t.asked.Store(t.unit.since())
 		}
 		if t.lastStore != store {
 			t.lastStore, t.io.Store = store, nil
@@ -166,6 +175,7 @@ func (t *task) finish() {
 	aborted := t.state.Or(stateFinished)&stateAborted != 0
 	c := t.command
 	t.nexus.count(t, aborted)
+	t.unit.load.count(t, aborted)
 	c.Status, c.Sense, c.Moved, c.Aborted = t.status, t.sense, t.moved, aborted
 	c.DataIn, c.Server, c.Release = nil, nil, nil
 	if b := t.buffer; b != nil {

@@ -24,7 +24,7 @@ func (u *Unit) admit(t *task) bool {
 		t.plan()
 		t.nexus.submitted(t.command)
 	}
-	t.step = dispatch
+	t.step, t.arrived = dispatch, u.since()
 
 	u.mu.Lock()
 	if u.removed {

@@ -9,6 +9,7 @@ import (
 	"math/bits"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/backstore"
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/sam"
@@ -122,6 +123,9 @@ type Unit struct {
 	// sanitizing is the sanitize operation under way, or the one that failed; nil for none.
 	sanitizing atomic.Pointer[sanitizeJob]
 	background sync.WaitGroup // goroutines of the unit, which Close waits for
+
+	born time.Time
+	load Load
 }
 
 // attributes are the settings of a unit that commands read: an immutable snapshot.
@@ -187,7 +191,7 @@ func newUnit(o UnitOptions) *Unit {
 	u := &Unit{
 		kind: o.Type, class: c, table: c.table, tid: o.TID, lun: sam.LUN(o.LUN), blockSize: int64(o.BlockSize),
 		storeName: o.StoreName, flags: o.Flags, open: o.Open,
-		nexuses: map[*itl]struct{}{},
+		nexuses: map[*itl]struct{}{}, born: time.Now(),
 	}
 	u.tasks.New = newTask
 	a := &attributes{

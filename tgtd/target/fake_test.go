@@ -72,12 +72,14 @@ func (t *fakeTransport) Sessions(tid int) []iscsi.SessionInfo {
 	defer t.mu.Unlock()
 	var list []iscsi.SessionInfo
 	for _, s := range t.sessions {
-		if s.TID == tid {
+		if tid < 0 || s.TID == tid {
 			list = append(list, s)
 		}
 	}
 	return list
 }
+
+func (t *fakeTransport) Figures() iscsi.Figures { return iscsi.Figures{Connections: 7} }
 
 func (t *fakeTransport) CloseConnection(tid int, sid uint64, cid uint32) error {
 	t.mu.Lock()

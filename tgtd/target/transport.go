@@ -14,8 +14,11 @@ type Transport interface {
 	Listen(netip.AddrPort) (Portal, error)
 	// Serve makes a portal of a listening socket, which it takes over.
 	Serve(net.Listener) (Portal, error)
-	// Sessions lists the normal sessions of a target, oldest first, without those that are ending.
+	// Sessions lists the normal sessions of a target, or of all for a negative tid, oldest first, without those that
+	// are ending.
 	Sessions(tid int) []iscsi.SessionInfo
+	// Figures are what the transport has done and holds.
+	Figures() iscsi.Figures
 	// CloseConnection closes one connection.
 	CloseConnection(tid int, sid uint64, cid uint32) error
 	// RequestLogout asks the initiators of a target to log out, where the operator wants that, and waits for nothing.
