@@ -343,6 +343,7 @@ func dispatch(t *task) outcome {
 				return t.loadFirst()
 			}
 			t.version = m.version.Load() // before anything is looked at
+			t.attrs = t.unit.attrs.Load()
 		}
 		if t.nexus.pending.Load() == 0 {
 			break
@@ -373,6 +374,9 @@ func dispatch(t *task) outcome {
 	case row.medium && (t.medium == nil || t.attrs.removable && !t.attrs.online):
 		return t.noMedium()
 	case row.writes && t.writeProtected():
+		if t.attrs.softwareProtect && t.savesModes() && !t.current(true) {
+			return t.loadAgain() // another target may have taken the protection back
+		}
 		return t.check(writeProtected)
 	}
 	return row.handler(t)
