@@ -130,7 +130,55 @@ func TestTwoTargets(t *testing.T) {
 		t.Errorf("two disks: % x and % x", ia, ib)
 	}
 	t.Run("compare and write", func(t *testing.T) { countTogether(t, a, b) })
+	t.Run("mode pages", func(t *testing.T) { protectTogether(t, a, b) })
 	t.Run("reservations", func(t *testing.T) { reserveApart(t, a, b) })
+}
+
+// protect sets or clears SWP in the control mode page, and saves it.
+func (p *path) protect(on bool) {
+	p.t.Helper()
+	t := &initiator.Task{In: make([]byte, 64)}
+	copy(t.CDB[:], []byte{0x1a, 8, 0x0a, 0, 64})
+	p.good(t)
+	list := bytes.Clone(t.In[:t.Moved])
+	list[0], list[2], list[4], list[8] = 0, 0, list[4]&0x7f, 0
+	if on {
+		list[8] = 0x08
+	}
+	t = &initiator.Task{Out: list}
+	copy(t.CDB[:], []byte{0x15, 0x11, 0, 0, byte(len(list))})
+	p.good(t)
+}
+
+// protectTogether has one path protect the disk from writes: the other one's are refused, also when both daemons were
+// killed in between, until it is taken back.
+func protectTogether(t *testing.T, a, b *path) {
+	const lba, checkCondition = 200, 0x02
+	one, two := bytes.Repeat([]byte{1}, 512), bytes.Repeat([]byte{2}, 512)
+	if status := b.write(lba, one); status != 0 {
+		t.Fatalf("status %02x", status)
+	}
+	a.protect(true)
+	if status := b.write(lba, two); status != checkCondition {
+		t.Errorf("a write to a protected disk: status %02x", status)
+	}
+	for _, p := range []*path{a, b} {
+		p.session.Close()
+		must(t, p.target.Kill())
+		p.start()
+	}
+	for _, p := range []*path{a, b} {
+		if status := p.write(lba, two); status != checkCondition {
+			t.Errorf("after a restart: status %02x", status)
+		}
+	}
+	if got, status := a.read(lba); status != 0 || !bytes.Equal(got, one) {
+		t.Errorf("status %02x, % x…", status, got[:4])
+	}
+	b.protect(false)
+	if status := a.write(lba, two); status != 0 {
+		t.Errorf("no longer protected: status %02x", status)
+	}
 }
 
 // countTogether has both paths count a number up, each in steps of one.

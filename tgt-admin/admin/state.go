@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/paxos-iscsi/paxos-iscsi/tgtadm/running"
 )
 
 // state is what the daemon says it has.
@@ -112,67 +114,27 @@ func (a *admin) askPortals() []string {
 	return portals
 }
 
-// parseSystem reads the answer to show system: iSNS=On, and below Account information, an empty line
-// after it, the accounts bound to discovery.
+// parseSystem reads the answer to show system: whether iSNS is on, and the accounts bound to discovery.
 func parseSystem(text string) (isns bool, discovery []account) {
-	accounts := false
-	for line := range strings.Lines(text) {
-		line = strings.TrimSuffix(line, "\n")
-		content, indented := strings.CutPrefix(line, "    ")
-		switch {
-		case content == "iSNS=On":
-			isns = true
-		case content == "Account information:":
-			accounts = true
-		case accounts && indented:
-			discovery = append(discovery, parseAccount(content))
-		case line != "":
-			accounts = false
-		}
-	}
+	running.ScanSystem(text, func(line string) { isns = isns || line == "iSNS=On" }, func(line string) {
+		discovery = append(discovery, parseAccount(line))
+	})
 	return isns, discovery
 }
 
 func parseAccount(text string) account {
-	name, outgoing := strings.CutSuffix(text, " (outgoing)")
+	name, outgoing := running.CutOutgoing(text)
 	return account{name, outgoing}
 }
 
-// The parts of a target in the answer to show target, each under its own heading.
-const (
-	systemPart  = "System information:"
-	nexusPart   = "I_T nexus information:"
-	unitPart    = "LUN information:"
-	accountPart = "Account information:"
-	aclPart     = "ACL information:"
-)
-
-// parseTargets reads the answer to show target: indented by four blanks a level.
+// parseTargets reads the answer to show target.
 func parseTargets(text string) []*target {
 	var targets []*target
-	var t *target
-	part := ""
-	for line := range strings.Lines(text) {
-		line = strings.TrimSuffix(line, "\n")
-		if rest, ok := strings.CutPrefix(line, "Target "); ok {
-			number, name, ok := strings.Cut(rest, ": ")
-			tid, err := strconv.Atoi(number)
-			if t = nil; ok && err == nil {
-				t = &target{tid: tid, name: name}
-				targets = append(targets, t)
-			}
-			part = ""
-			continue
-		}
-		content := strings.TrimLeft(line, " ")
-		switch indent := len(line) - len(content); {
-		case t == nil:
-		case indent == 4:
-			part = content
-		case indent >= 8:
-			t.read(part, line[8:])
-		}
-	}
+	running.ScanTargets(text, func(tid int, name string) {
+		targets = append(targets, &target{tid: tid, name: name})
+	}, func(part, line string) {
+		targets[len(targets)-1].read(part, line)
+	})
 	slices.SortFunc(targets, func(x, y *target) int { return x.tid - y.tid })
 	return targets
 }
@@ -181,24 +143,24 @@ func parseTargets(text string) []*target {
 func (t *target) read(part, line string) {
 	content := strings.TrimLeft(line, " ")
 	switch part {
-	case systemPart:
+	case running.PartSystem:
 		if driver, ok := strings.CutPrefix(content, "Driver: "); ok {
 			t.driver = driver
 		}
-	case nexusPart:
+	case running.PartNexus:
 		if sid, ok := strings.CutPrefix(content, "I_T nexus: "); ok {
 			t.sessions = append(t.sessions, session{sid: sid})
 		}
 		if cid, ok := strings.CutPrefix(content, "Connection: "); ok && len(t.sessions) > 0 {
 			t.sessions[len(t.sessions)-1].cid = cid
 		}
-	case unitPart:
+	case running.PartUnits:
 		if path, ok := strings.CutPrefix(content, "Backing store path: "); ok && path != "None" {
 			t.stores = append(t.stores, path)
 		}
-	case accountPart:
+	case running.PartAccounts:
 		t.accounts = append(t.accounts, parseAccount(line))
-	case aclPart:
+	case running.PartRules:
 		t.rules = append(t.rules, line)
 	}
 }

@@ -237,25 +237,13 @@ func parseAccounts(text string) []Account {
 	return list
 }
 
-// parseSystem reads state, iSNS and, below Account information and an empty line, the accounts of
-// discovery.
+// parseSystem reads state, iSNS and the accounts of discovery.
 func (c *Config) parseSystem(text string) {
-	accounts := false
-	for line := range strings.Lines(text) {
-		line = strings.TrimSuffix(line, "\n")
-		content, indented := strings.CutPrefix(line, "    ")
-		name, value, _ := strings.Cut(content, "=")
-		switch {
-		case content == "State: offline":
-			c.Offline = true
-		case content == "Account information:":
-			accounts = true
-		case accounts && indented:
-			c.Discovery.add(content)
-		case line != "":
-			accounts = false
-		}
+	ScanSystem(text, func(line string) {
+		name, value, _ := strings.Cut(line, "=")
 		switch name {
+		case "State: offline":
+			c.Offline = true
 		case "iSNS":
 			c.ISNS.On = value
 		case "iSNSServerIP":
@@ -265,53 +253,27 @@ func (c *Config) parseSystem(text string) {
 		case "iSNSAccessControl":
 			c.ISNS.AccessControl = value
 		}
-	}
+	}, c.Discovery.add)
 }
 
 // add takes one line of bound accounts.
 func (b *Bound) add(text string) {
-	if user, ok := strings.CutSuffix(text, " (outgoing)"); ok {
+	user, outgoing := CutOutgoing(text)
+	if outgoing {
 		b.Outgoing, b.HasOutgoing = user, true
 		return
 	}
-	b.Incoming = append(b.Incoming, text)
+	b.Incoming = append(b.Incoming, user)
 }
 
-// The parts of a target in the answer to show target.
-const (
-	partSystem   = "System information:"
-	partNexus    = "I_T nexus information:"
-	partUnits    = "LUN information:"
-	partAccounts = "Account information:"
-	partRules    = "ACL information:"
-)
-
-// parseTargets reads the answer to show target: indented by four blanks a level.
+// parseTargets reads the answer to show target.
 func parseTargets(text string) []*Target {
 	var targets []*Target
-	var t *Target
-	part := ""
-	for line := range strings.Lines(text) {
-		line = strings.TrimSuffix(line, "\n")
-		if rest, ok := strings.CutPrefix(line, "Target "); ok {
-			number, name, ok := strings.Cut(rest, ": ")
-			tid, err := strconv.Atoi(number)
-			if t = nil; ok && err == nil {
-				t = &Target{TID: tid, Name: name}
-				targets = append(targets, t)
-			}
-			part = ""
-			continue
-		}
-		content := strings.TrimLeft(line, " ")
-		switch indent := len(line) - len(content); {
-		case t == nil:
-		case indent == 4:
-			part = content
-		case indent >= 8:
-			t.read(part, line[8:])
-		}
-	}
+	ScanTargets(text, func(tid int, name string) {
+		targets = append(targets, &Target{TID: tid, Name: name})
+	}, func(part, line string) {
+		targets[len(targets)-1].read(part, line)
+	})
 	slices.SortFunc(targets, func(a, b *Target) int { return a.TID - b.TID })
 	return targets
 }
@@ -320,20 +282,20 @@ func parseTargets(text string) []*Target {
 func (t *Target) read(part, line string) {
 	name, value, _ := strings.Cut(strings.TrimLeft(line, " "), ": ")
 	switch part {
-	case partSystem:
+	case PartSystem:
 		switch name {
 		case "Driver":
 			t.Driver = value
 		case "State":
 			t.Offline = value == "offline"
 		}
-	case partNexus:
+	case PartNexus:
 		t.readSession(name, value)
-	case partUnits:
+	case PartUnits:
 		t.readUnit(name, value)
-	case partAccounts:
+	case PartAccounts:
 		t.Accounts.add(line)
-	case partRules:
+	case PartRules:
 		// The two kinds are not told apart in the text; names of initiators begin so (RFC 7143 4.2.7).
 		if isName(line) {
 			t.ByName = append(t.ByName, line)

@@ -147,9 +147,9 @@ func (c *conn) command() error {
 	}
 	if n := c.header.DataLength(); n > 0 {
 		if n > int(t.OutBytes) {
+			why := fmt.Errorf("%w: %d bytes of immediate data, %d expected", errProtocol, n, t.OutBytes)
 			c.free(t)
-			return c.reject(pdu.RejectInvalidField,
-				fmt.Errorf("%w: %d bytes of immediate data, %d expected", errProtocol, n, t.OutBytes))
+			return c.reject(pdu.RejectInvalidField, why)
 		}
 		if err := c.receiveData(t, 0, n); err != nil {
 			c.free(t)

@@ -265,24 +265,17 @@ var diskTable = newTable([]command{
 })
 
 // The commands of the controller. It accepts VERIFY and does nothing, as the reference does.
-var controllerTable = newTable([]command{
-	{op: 0x00, service: none, name: "TEST UNIT READY", usage: "00 00 00 00 00 07",
-		handler: testUnitReady, access: accessFree},
-	{op: 0x03, service: none, name: "REQUEST SENSE", usage: "03 00 00 00 ff 07",
-		handler: requestSense, shared: true, sanitizing: true, standby: true, access: accessFree},
-	{op: 0x12, service: none, name: "INQUIRY", usage: "12 01 ff ff ff 07",
-		handler: inquiry, shared: true, sanitizing: true, standby: true, access: accessFree},
-	{op: 0x2f, service: none, name: "VERIFY(10)", usage: "2f 00 00 00 00 00 00 00 00 07",
+var controllerTable = newTable(sorted(append(
+	shared(0x00, 0x03, 0x12, 0xa0),
+	command{op: 0x2f, service: none, name: "VERIFY(10)", usage: "2f 00 00 00 00 00 00 00 00 07",
 		handler: nothing, access: accessRead},
-	{op: 0x8f, service: none, name: "VERIFY(16)", usage: "8f 00 00 00 00 00 00 00 00 00 00 00 00 00 00 07",
+	command{op: 0x8f, service: none, name: "VERIFY(16)", usage: "8f 00 00 00 00 00 00 00 00 00 00 00 00 00 00 07",
 		handler: nothing, access: accessRead},
-	{op: 0xa0, service: none, name: "REPORT LUNS", usage: "a0 00 00 00 00 00 ff ff ff ff 00 07",
-		handler: reportLUNs, shared: true, sanitizing: true, standby: true, access: accessFree},
-	{op: 0xa3, service: 0x0c, name: "REPORT SUPPORTED OPERATION CODES",
+	command{op: 0xa3, service: 0x0c, name: "REPORT SUPPORTED OPERATION CODES",
 		usage: "a3 0c 87 ff ff ff ff ff ff ff 00 07", handler: reportSupported, standby: true, access: accessRead},
-	{op: 0xaf, service: none, name: "VERIFY(12)", usage: "af 00 00 00 00 00 00 00 00 00 00 07",
+	command{op: 0xaf, service: none, name: "VERIFY(12)", usage: "af 00 00 00 00 00 00 00 00 00 00 07",
 		handler: nothing, access: accessRead},
-})
+)))
 
 // Bits of the control byte (SAM-5 5.2) that no command may set.
 const controlNACA, controlLink = 0x04, 0x01
@@ -343,6 +336,7 @@ func dispatch(t *task) outcome {
 				return t.loadFirst()
 			}
 			t.version = m.version.Load() // before anything is looked at
+			t.attrs = t.unit.attrs.Load()
 		}
 		if t.nexus.pending.Load() == 0 {
 			break
@@ -373,6 +367,9 @@ func dispatch(t *task) outcome {
 	case row.medium && (t.medium == nil || t.attrs.removable && !t.attrs.online):
 		return t.noMedium()
 	case row.writes && t.writeProtected():
+		if t.attrs.softwareProtect && t.savesModes() && !t.current(true) {
+			return t.loadAgain() // another target may have taken the protection back
+		}
 		return t.check(writeProtected)
 	}
 	return row.handler(t)

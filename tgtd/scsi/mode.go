@@ -18,6 +18,7 @@ const (
 	exceptionsPage    = 0x1c
 	allPages          = 0x3f
 	allSubpages       = 0xff
+	pageSaveable      = 0x80 // PS
 	controlExtension  = 0x01 // sub-page of controlPage
 	cachingWCE        = 0x04 // in the first byte of the body
 	controlSWP        = 0x08 // in the third byte of the body
@@ -31,6 +32,7 @@ const (
 type modePage struct {
 	code, subpage                 byte
 	current, changeable, defaults []byte
+	saved                         []byte // nil: never saved
 }
 
 func (p *modePage) is(code, subpage byte) bool { return p.code == code && p.subpage == subpage }
@@ -70,19 +72,30 @@ func setPage(pages []modePage, page modePage) []modePage {
 	return slices.Insert(pages, i, page)
 }
 
-// append adds the page with the values that the page control asks for (SPC-4).
-func (p *modePage) append(b []byte, control byte) []byte {
-	body := p.current
+// saveable says whether a page has anything that a unit which saves mode pages has to save.
+func (p *modePage) saveable() bool {
+	return len(p.current) <= maxKeptMode && !zeros(p.changeable)
+}
+
+// append adds the page with the values that the page control asks for (SPC-4). saves says whether the unit saves
+// pages; of those that are not saved the saved values are zeros.
+func (p *modePage) append(b []byte, control byte, saves bool) []byte {
+	body, saveable := p.current, byte(0)
 	switch control {
 	case modeChangeable:
 		body = p.changeable
 	case modeDefaultValues:
 		body = p.defaults
+	case modeSavedValues:
+		body = p.savedValues()
+	}
+	if saves && p.saveable() {
+		saveable = pageSaveable
 	}
 	if p.subpage == 0 {
-		b = append(b, p.code, byte(len(body)))
+		b = append(b, saveable|p.code, byte(len(body)))
 	} else {
-		b = append(b, p.code|0x40, p.subpage)
+		b = append(b, saveable|p.code|0x40, p.subpage)
 		b = binary.BigEndian.AppendUint16(b, uint16(len(body)))
 	}
 	return append(b, body...)
@@ -105,8 +118,12 @@ func modeSense(t *task, header int, allocation uint32) outcome {
 	if allocation > t.command.InBytes {
 		return t.check(invalidFieldInCDB)
 	}
-	if control == modeSavedValues {
+	saves := t.savesModes()
+	switch {
+	case control == modeSavedValues && !saves:
 		return t.check(savingNotSupported)
+	case saves && !t.fresh && t.medium.info.Shared:
+		return t.loadAgain() // another target may have changed them
 	}
 	size := header + 8
 	for i := range a.pages {
@@ -131,7 +148,7 @@ func modeSense(t *task, header int, allocation uint32) outcome {
 		p := &a.pages[i]
 		if code == allPages && (subpage == 0 || subpage == allSubpages) ||
 			code == p.code && (subpage == p.subpage || subpage == allSubpages) {
-			b, found = p.append(b, control), true
+			b, found = p.append(b, control, saves), true
 		}
 	}
 	if !found {
@@ -164,63 +181,82 @@ func modeSelect10(t *task) outcome {
 }
 
 func modeSelect(t *task, header, length int) outcome {
-	if flags := t.command.CDB[1]; flags&0x10 == 0 || flags&0x01 != 0 {
-		return t.check(invalidFieldInCDB) // PF is needed, SP is not supported
+	flags, saves := t.command.CDB[1], t.savesModes()
+	save := flags&0x01 != 0
+	if flags&0x10 == 0 || save && !saves {
+		return t.check(invalidFieldInCDB) // PF is needed, SP where pages are saved
 	}
 	t.moved = uint64(length)
-	if length == 0 {
+	if length == 0 && !save {
 		return t.good()
 	}
-	if length < header {
-		return t.check(invalidFieldInCDB)
+	list, fixedBlock, code := t.modeList(header, length)
+	if code != noSense {
+		return t.check(code)
 	}
-	list := t.command.DataOut
+	u := t.unit
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if saves && (!t.current(true) || t.medium.busy) {
+		return u.awaitState(t, dispatch)
+	}
+	c := modeChange{by: t.nexus, fixedBlock: fixedBlock, pages: u.attrs.Load().pages}
+	pages, code := selectPages(c.pages, list)
+	if code != noSense {
+		return t.check(code)
+	}
+	c.changed = pages != nil || fixedBlock != u.attrs.Load().fixedBlock
+	if pages != nil {
+		c.pages = pages
+	}
+	switch {
+	case save || saves && c.changed && t.medium.info.Shared:
+		return u.saveModes(t, c, save)
+	case c.changed:
+		u.commitModes(c)
+	}
+	return t.good()
+}
+
+// modeList takes header and block descriptor off a parameter list of MODE SELECT: the mode pages and, of a tape,
+// the block size.
+func (t *task) modeList(header, length int) (list []byte, fixedBlock uint32, code senseCode) {
+	fixedBlock = t.attrs.fixedBlock
+	if length == 0 {
+		return nil, fixedBlock, noSense
+	}
+	if length < header {
+		return nil, 0, invalidFieldInCDB
+	}
+	list = t.command.DataOut
 	if len(list) < length {
-		return t.check(parameterListLength)
+		return nil, 0, parameterListLength
 	}
 	list = list[:length]
 	descriptors := int(list[3])
 	if header == 8 {
 		if list[4]&1 != 0 {
-			return t.check(invalidFieldInParameters) // LONGLBA
+			return nil, 0, invalidFieldInParameters // LONGLBA
 		}
 		descriptors = int(binary.BigEndian.Uint16(list[6:]))
 	}
 	list = list[header:]
-	fixedBlock := t.attrs.fixedBlock
-	if descriptors != 0 {
-		if descriptors != 8 {
-			return t.check(invalidFieldInParameters)
-		}
-		if len(list) < descriptors {
-			return t.check(parameterListLength)
-		}
-		size := int64(binary.BigEndian.Uint32(list[4:]) & 0xffffff)
-		if t.unit.kind == Tape && size <= ssc.MaxBlock {
-			fixedBlock = uint32(size)
-		} else if size != t.unit.blockSize {
-			return t.check(invalidFieldInParameters)
-		}
-		list = list[descriptors:]
+	if descriptors == 0 {
+		return list, fixedBlock, noSense
 	}
-
-	u := t.unit
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	pages, code := selectPages(u.attrs.Load().pages, list)
-	if code != noSense {
-		return t.check(code)
+	if descriptors != 8 {
+		return nil, 0, invalidFieldInParameters
 	}
-	if pages != nil || fixedBlock != u.attrs.Load().fixedBlock {
-		u.changeLocked(func(a *attributes) {
-			a.fixedBlock = fixedBlock
-			if pages != nil {
-				a.pages = pages
-			}
-		})
-		u.attendOthers(t.nexus, modeParametersChanged)
+	if len(list) < descriptors {
+		return nil, 0, parameterListLength
 	}
-	return t.good()
+	size := int64(binary.BigEndian.Uint32(list[4:]) & 0xffffff)
+	if t.unit.kind == Tape && size <= ssc.MaxBlock {
+		fixedBlock = uint32(size)
+	} else if size != t.unit.blockSize {
+		return nil, 0, invalidFieldInParameters
+	}
+	return list[descriptors:], fixedBlock, noSense
 }
 
 // selectPages applies a list of mode pages. It returns nil pages when nothing changes, and a sense code,

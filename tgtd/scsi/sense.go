@@ -34,6 +34,7 @@ const (
 	savingNotSupported       senseCode = 0x053900
 	invalidMessage           senseCode = 0x054900
 	removalPrevented         senseCode = 0x055302
+	insufficientResources    senseCode = 0x055503
 	noRegistrationResources  senseCode = 0x055504
 	mediumMayHaveChanged     senseCode = 0x062800
 	powerOnOrReset           senseCode = 0x062900

@@ -15,9 +15,9 @@ import (
 //
 // For a shared medium the copy can be out of date without anybody knowing. Every request carries the version of
 // the state by which it was allowed; the store refuses it when there is a newer one, and then the command starts
-// again with a state that is loaded anew (task.again). The version is read before the reservations are looked
-// at, and published after they were replaced, so a request never carries a newer version than what was
-// looked at. Commands that show or change reservations load them first.
+// again with a state that is loaded anew (task.again). The version is read before reservations and mode pages are
+// looked at, and published after they were replaced, so a request never carries a newer version than what was
+// looked at. Commands that show or change reservations or mode pages load them first.
 
 // keeper is the medium's, when it keeps anything.
 func (m *medium) keeper() backstore.StateKeeper {
@@ -70,15 +70,15 @@ func (u *Unit) startLoading(m *medium) {
 func (u *Unit) loadState(m *medium) {
 	defer u.background.Done()
 	value, version, err := m.keeper().LoadState(m.ctx)
-	var loaded persistentReservation
+	var loaded keptState
 	if err == nil {
-		loaded, err = parseReservations(value)
+		loaded, err = parseState(value)
 	}
 	u.mu.Lock()
 	then := step(nil)
 	switch {
 	case err != nil:
-		m.trouble = fmt.Sprintf("load reservations: %v", err)
+		m.trouble = fmt.Sprintf("load the state of the unit: %v", err)
 		then = stateFailed
 		switch {
 		case errors.Is(err, backstore.ErrBusy):
@@ -88,7 +88,8 @@ func (u *Unit) loadState(m *medium) {
 		}
 	case u.medium == m:
 		if version > 0 { // else nobody has ever saved: what is here stays
-			u.replaceReservations(loaded)
+			u.replaceReservations(loaded.reservations)
+			u.replaceModes(m, loaded.modes)
 		}
 		m.saved = version
 		m.version.Store(version)
@@ -134,14 +135,31 @@ func (m *medium) stays(p *persistentReservation) bool {
 // saveReservations parks the command, saves the change, and makes it come into force. mu is held.
 func (u *Unit) saveReservations(t *task, c *reservationChange) outcome {
 	m := t.medium
-	kept := c.next
-	if m.info.Keeps == backstore.KeepsOnDemand && !kept.aptpl {
-		kept = persistentReservation{generation: kept.generation} // what is on disk must not come back
+	kept := keptState{reservations: c.next, modes: u.modes}
+	if m.info.Keeps == backstore.KeepsOnDemand && !c.next.aptpl {
+		kept.reservations = persistentReservation{generation: c.next.generation} // what is on disk must not come back
 	}
 	value := kept.append(nil)
 	if len(value) > backstore.MaxStateBytes {
 		return t.check(noRegistrationResources)
 	}
+	return u.saveState(t, value, stateSaving{
+		commit: func() { u.commit(c) },
+		done:   func(t *task) outcome { return u.reservationDone(t, c) },
+		retry:  persistentOut,
+	})
+}
+
+// stateSaving is how a command goes on whose change of the state is being saved.
+type stateSaving struct {
+	commit func() // makes the change come into force; called with mu held
+	done   step   // after that
+	retry  step   // where another target was faster: works the change out anew
+}
+
+// saveState parks the command, saves a new state, and makes it come into force. mu is held.
+func (u *Unit) saveState(t *task, value []byte, s stateSaving) outcome {
+	m := t.medium
 	p, result := u.park(t, nil)
 	if p == nil {
 		return result
@@ -155,20 +173,20 @@ func (u *Unit) saveReservations(t *task, c *reservationChange) outcome {
 		u.mu.Lock()
 		switch {
 		case err == nil:
-			u.commit(c)
+			s.commit()
 			m.saved = version
 			m.version.Store(version)
 			m.loaded.Store(true)
-			p.unpark(func(t *task) outcome { return u.reservationDone(t, c) })
+			p.unpark(s.done)
 		case errors.Is(err, backstore.ErrStateChanged):
 			m.loaded.Store(false)
 			if p.task != nil {
 				p.task.fresh = false
 			}
-			p.unpark(persistentOut) // with what is there now
+			p.unpark(s.retry) // with what is there now
 		default:
 			m.loaded.Store(false)
-			m.trouble = fmt.Sprintf("save reservations: %v", err)
+			m.trouble = fmt.Sprintf("save the state of the unit: %v", err)
 			p.unpark(stateLost)
 		}
 		u.wake(m, nil)

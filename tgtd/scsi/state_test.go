@@ -426,30 +426,44 @@ func TestWaitingForTheMedium(t *testing.T) {
 	must(t, u.Close())
 }
 
-func FuzzReservations(f *testing.F) {
-	p := persistentReservation{generation: 7, kind: 5, aptpl: true}
-	p.holder = portID{"i", [6]byte{1}, 2, "t"}
-	p.registrations = []registration{{p.holder, 9, true}, {portID{"j", [6]byte{2}, 3, ""}, 1, false}}
-	f.Add(p.append(nil))
+// keptExamples are a state as version 1 of the kept form has it, and one as version 2.
+func keptExamples() (v1, v2 keptState) {
+	p := persistentReservation{generation: 7, kind: 5, aptpl: true, holder: portID{"i", [6]byte{1, 2, 3, 4, 5, 6}, 2, "t"}}
+	p.registrations = []registration{{p.holder, 9, true}}
+	return keptState{reservations: p}, keptState{p, []keptMode{{0x0a, 0, []byte{1, 2}, []byte{3, 4}}}}
+}
+
+func FuzzState(f *testing.F) {
+	v1, v2 := keptExamples()
+	f.Add(v1.append(nil))
+	f.Add(v2.append(nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		p, err := parseReservations(b)
+		s, err := parseState(b)
 		if err != nil {
 			return
 		}
-		if again := p.append(nil); len(b) > 0 && !bytes.Equal(again, b) {
+		if again := s.append(nil); len(b) > 0 && !bytes.Equal(again, b) {
 			t.Errorf("% x became % x", b, again)
 		}
 	})
 }
 
-// TestKeptForm pins version 1 of the kept form.
+// TestKeptForm pins both versions of the kept form.
 func TestKeptForm(t *testing.T) {
-	p := persistentReservation{generation: 7, kind: 5, aptpl: true, holder: portID{"i", [6]byte{1, 2, 3, 4, 5, 6}, 2, "t"}}
-	p.registrations = []registration{{p.holder, 9, true}}
-	const want = "\x01\x05\x01\x00\x00\x00\x00\x07\x01\x02\x03\x04\x05\x06\x00\x02\x00\x01i\x00\x01t\x00\x01" +
+	const body = "\x05\x01\x00\x00\x00\x00\x07\x01\x02\x03\x04\x05\x06\x00\x02\x00\x01i\x00\x01t\x00\x01" +
 		"\x00\x00\x00\x00\x00\x00\x00\x09\x01\x01\x02\x03\x04\x05\x06\x00\x02\x00\x01i\x00\x01t"
-	if got := string(p.append(nil)); got != want {
-		t.Errorf("%q", got)
+	v1, v2 := keptExamples()
+	if got := string(v1.append(nil)); got != "\x01"+body {
+		t.Errorf("version 1: %q", got)
+	}
+	if got := string(v2.append(nil)); got != "\x02"+body+"\x01\x0a\x00\x02\x01\x02\x03\x04" {
+		t.Errorf("version 2: %q", got)
+	}
+	for _, bad := range []string{"\x00" + body, "\x03" + body, "\x02" + body, "\x02" + body + "\x00", "\x01" + body + "\x00",
+		"\x02" + body + "\x01\x0a\x00\x02\x01\x02\x03", "\x02" + body + "\x41"} {
+		if _, err := parseState([]byte(bad)); !errors.Is(err, errState) {
+			t.Errorf("%q: %v", bad, err)
+		}
 	}
 }
 

@@ -86,6 +86,7 @@ type medium struct {
 	waiters []*parking // for that
 	late    []*parking // for the state to be loaded after that
 	trouble string     // why it can't be loaded or saved
+	awake   bool       // the state was loaded before: mode pages have been set to their saved values
 	users   int
 	closing bool
 	idle    chan struct{} // closed when closing and users is 0
@@ -120,6 +121,7 @@ type Unit struct {
 	reserved              *itl // RESERVE(6)
 	persistent            persistentReservation
 	guarded               atomic.Bool // there is a reservation of either kind
+	modes                 []keptMode  // as the store keeps them; never changed in place
 	// sanitizing is the sanitize operation under way, or the one that failed; nil for none.
 	sanitizing atomic.Pointer[sanitizeJob]
 	background sync.WaitGroup // goroutines of the unit, which Close waits for

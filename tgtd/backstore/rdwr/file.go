@@ -165,7 +165,7 @@ func checkKind(path string) error {
 	return fmt.Errorf("%w: neither a regular file nor a block device", backstore.ErrOption)
 }
 
-// describe fills in size and physical block size.
+// describe fills in size, physical block size, and whether a device is read-only.
 func (m *openedMedium) describe(d *descriptor) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(d.fd, &st); err != nil {
@@ -176,6 +176,10 @@ func (m *openedMedium) describe(d *descriptor) error {
 	if d.block {
 		if n, err := unix.IoctlGetInt(d.fd, unix.BLKPBSZGET); err == nil && n > 0 {
 			m.physical = n
+		}
+		// Newer kernels open a device that is set to read-only for writing, too, and refuse the writes.
+		if n, err := unix.IoctlGetInt(d.fd, unix.BLKROGET); err == nil && n != 0 {
+			m.readOnly = true
 		}
 	}
 	size, err := d.size()

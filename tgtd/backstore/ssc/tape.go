@@ -326,35 +326,15 @@ func (t *Tape) Rewind() {
 
 // SpaceBlocks moves over n blocks, backwards if n is negative. left is how many it did not move over: it stops
 // behind a filemark (in front of it when going backwards) with ErrFilemark, and with ErrEnd or ErrBeginning.
-func (t *Tape) SpaceBlocks(n int64) (left int64, err error) {
-	for ; n > 0; n-- {
-		h, err := t.object()
-		switch {
-		case err != nil:
-			return n, err
-		case h.Kind == End:
-			return n, ErrEnd
-		}
-		t.forward(h)
-		if h.Kind == Filemark {
-			return n, ErrFilemark
-		}
-	}
-	for ; n < 0; n++ {
-		h, err := t.back()
-		switch {
-		case err != nil:
-			return -n, err
-		case h.Kind == Filemark:
-			return -n, ErrFilemark
-		}
-	}
-	return 0, nil
-}
+func (t *Tape) SpaceBlocks(n int64) (left int64, err error) { return t.space(n, false) }
 
 // SpaceFilemarks moves over n filemarks, backwards if n is negative. left is how many it did not move
 // over: it stops with ErrEnd or ErrBeginning.
-func (t *Tape) SpaceFilemarks(n int64) (left int64, err error) {
+func (t *Tape) SpaceFilemarks(n int64) (left int64, err error) { return t.space(n, true) }
+
+// space moves over n objects of the kind that is counted: filemarks, which blocks are passed over for, or blocks,
+// which a filemark ends.
+func (t *Tape) space(n int64, filemarks bool) (left int64, err error) {
 	for n > 0 {
 		h, err := t.object()
 		switch {
@@ -364,17 +344,23 @@ func (t *Tape) SpaceFilemarks(n int64) (left int64, err error) {
 			return n, ErrEnd
 		}
 		t.forward(h)
-		if h.Kind == Filemark {
+		switch mark := h.Kind == Filemark; {
+		case mark == filemarks:
 			n--
+		case mark:
+			return n, ErrFilemark
 		}
 	}
 	for n < 0 {
 		h, err := t.back()
-		switch {
-		case err != nil:
+		if err != nil {
 			return -n, err
-		case h.Kind == Filemark:
+		}
+		switch mark := h.Kind == Filemark; {
+		case mark == filemarks:
 			n++
+		case mark:
+			return -n, ErrFilemark
 		}
 	}
 	return 0, nil
