@@ -18,7 +18,7 @@ import (
 //     folders of both names were synced;
 //   - changes of one name stay in order: a later one never survives without the earlier one;
 //   - a Sync that was made to fail loses the file's changes the way an operating system does: they
-//     stay readable, and no later Sync makes them durable.
+//     stay readable, and no later Sync makes them durable; what is written anew is.
 //
 // Faults come in through SetHook, FailAfter and SetCapacity. A Mem draws randomness only from the
 // generator handed to Crash: equal calls give equal disks.

@@ -215,7 +215,10 @@ func (m *Mem) crashFile(n *node, f fate) {
 	for _, c := range changes {
 		pages := undo[:c.pages]
 		undo = undo[c.pages:]
-		if f.survives() {
+		switch {
+		case c.fate == synced:
+			m.redo(n, c, pages, fate{mood: moodKeepAll})
+		case c.fate == open && f.survives():
 			m.redo(n, c, pages, f)
 		}
 		for _, o := range pages {

@@ -22,7 +22,7 @@ type file struct {
 
 	changes []change // not durable yet, oldest first
 	undo    []oldPage
-	doomed  bool // a Sync failed: nothing becomes durable any more
+	doomed  bool // a Sync failed: some of the changes are not going to be durable
 }
 
 // change is one call that changed a file. Its old pages follow those of the change before.
@@ -31,7 +31,17 @@ type change struct {
 	off, n int64  // what was asked for; of OpTruncate, off is the new size
 	size   int64  // the size before
 	pages  int    // entries of undo that belong to it
+	fate   outcome
 }
+
+// outcome is what is known of a change that is not forgotten yet.
+type outcome uint8
+
+const (
+	open   outcome = iota // a crash decides
+	doomed                // a Sync failed: it is shown, and lost
+	synced                // by a later Sync; it is remembered because of doomed ones before it
+)
 
 // oldPage is what was in a file before a change.
 type oldPage struct {
@@ -77,12 +87,22 @@ func (f *memFile) usable(op string) error {
 	return nil
 }
 
-// doom lets the file's unsynced changes never become durable, as after a failed fdatasync.
+// doom lets the file's unsynced changes never become durable, as after a failed fdatasync; what is written later can.
 func (f *memFile) doom() {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
 	if f.usable(OpSync) == nil && len(f.n.changes) > 0 {
 		f.n.doomed = true
+		f.n.settle(doomed)
+	}
+}
+
+// settle decides what becomes of the changes of which that is open.
+func (n *node) settle(fate outcome) {
+	for i := range n.changes {
+		if c := &n.changes[i]; c.fate == open {
+			c.fate = fate
+		}
 	}
 }
 
@@ -145,7 +165,9 @@ func (f *memFile) Sync() error {
 		return err
 	}
 	defer f.m.mu.Unlock()
-	if !f.n.doomed {
+	if f.n.doomed {
+		f.n.settle(synced)
+	} else {
 		f.m.forget(f.n)
 	}
 	return nil

@@ -13,7 +13,7 @@
 //
 // A segment is a sequence of frames, each at a multiple of 4096 bytes and filled up to one. A frame is
 // what one Append made durable at once, and a block that was written is not written again before its
-// file becomes another segment. Integers are little-endian.
+// file becomes another segment, but with the same bytes by Open. Integers are little-endian.
 //
 //	  0  u32  'P' 'L' 'F' and the version of the format, 1
 //	  4  u32  CRC32C of bytes 8 to 127: the frame's checksum
@@ -71,5 +71,7 @@
 // After a power cut a frame may have survived behind one that did not. It must never become
 // reachable when the gap is filled again. So Open begins with an empty frame of a new epoch, and syncs
 // it, before anything else is written: whatever follows builds on a checksum that no earlier frame
-// could have repeated. The Sync also makes durable what a killed process had written only.
+// could have repeated. Before that it writes the frames once more that no later one says were synced: after a failed
+// sync the operating system shows what is not on the disk, and a sync of what it holds for clean does nothing. So what
+// Open found is durable when it returns, whatever the process before had written only.
 package log

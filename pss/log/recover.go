@@ -44,16 +44,40 @@ func Open(fs disk.FS, dir string, o Options) (_ *Log, err error) {
 	if err := r.takeReady(); err != nil {
 		return nil, err
 	}
-	if err := l.begin(); err != nil {
+	if err := l.begin(r.vouched); err != nil {
 		return nil, err
 	}
 	return l, nil
 }
 
-// begin starts a new epoch, in a new segment if the log is new.
-func (l *Log) begin() error {
+// rewrite writes the frames of the active segment from an offset on once more, as they were read. A process before
+// this one may have ended after a failed sync: the operating system then shows what it did not bring to the disk, and
+// holds it for done, so that a sync alone would make nothing of it durable. A power cut meanwhile leaves what was there:
+// nobody heard of these frames yet, or they are on the disk already and stay as they are.
+func (l *Log) rewrite(from int64) error {
+	for from < l.written {
+		n := min(l.written-from, readBytes)
+		l.stage = grow(l.stage, int(n))
+		got, err := l.active.file.ReadAt(l.stage[:n], from)
+		if err != nil && err != io.EOF {
+			return err
+		}
+		clear(l.stage[got:n]) // the file may end within the filling of the last frame
+		if _, err := l.active.file.WriteAt(l.stage[:n], from); err != nil {
+			return err
+		}
+		from += n
+	}
+	return nil
+}
+
+// begin starts a new epoch, in a new segment if the log is new. Up to vouched the active segment is known to be synced.
+func (l *Log) begin(vouched int64) error {
 	l.epoch++
 	if l.active != nil {
+		if err := l.rewrite(vouched); err != nil {
+			return err
+		}
 		if err := l.active.file.Sync(); err != nil {
 			return err
 		}
@@ -82,6 +106,8 @@ type recovery struct {
 	*Log
 	files []*segment // all that were found, by number; those that are not in use are removed from it
 	scan  scanner
+
+	vouched int64 // of the active segment, what its last frame says was synced
 
 	missing *DamageError // a file between others is not there
 	behind  int          // of files, the first one behind the last gap
@@ -341,7 +367,7 @@ func (r *recovery) accept(h *header, s *segment, frame []byte) error {
 		term = next
 	}
 	x.take(h, frame)
-	r.sum, r.epoch = h.sum, h.epoch
+	r.sum, r.epoch, r.vouched = h.sum, h.epoch, int64(h.synced)
 	return nil
 }
 

@@ -542,3 +542,45 @@ func TestLogOfALog(t *testing.T) {
 		ok(t, w.log.Close())
 	}
 }
+
+// TestTornAfterFailedSync: a sync failed, and the process started again. The operating system shows what it did not
+// bring to disk, and holds it for done: what Open finds must be durable all the same, for it is acknowledged then.
+func TestTornAfterFailedSync(t *testing.T) {
+	for _, first := range []int{0, 3} { // the frame that is lost is the first one of its segment, or not
+		m := disk.NewMem()
+		l := open(t, m, small())
+		if first > 0 {
+			ok(t, l.Append(nil, made(1, 1+uint64(first), 1, 100)))
+			ok(t, l.Sync())
+		} else {
+			ok(t, l.Reset(1, 1)) // a new segment
+		}
+		last := l.Last()
+		ok(t, l.Append(&HardState{Term: 2, Vote: 3, Commit: l.HardState().Commit}, made(last+1, last+3, 2, 9000)))
+		failing := errors.New("input/output error")
+		m.SetHook(func(op, _ string) error {
+			if op == disk.OpSync {
+				return failing
+			}
+			return nil
+		})
+		if err := l.Sync(); !errors.Is(err, failing) {
+			t.Fatalf("sync: %v", err)
+		}
+		m.SetHook(nil)
+		m.KillProcess()
+		l = open(t, m, small())
+		if l.Last() != last+2 {
+			t.Fatalf("the log ends at %d", l.Last())
+		}
+		m.Crash(nil)
+		l = open(t, m, small())
+		if l.Last() != last+2 || l.HardState().Vote != 3 {
+			t.Fatalf("entries %d to %d that were found are lost, and %+v", l.Last()+1, last+2, l.HardState())
+		}
+		if es := must(l.Entries(last+1, last+3, 1<<20))(t); len(es) != 2 || len(es[1].Data) != 9000 {
+			t.Fatalf("%d entries", len(es))
+		}
+		ok(t, l.Close())
+	}
+}

@@ -98,7 +98,7 @@ func (s *server) boot() {
 		}
 		c.Servers, c.Life = w.conf(), w.rng.Uint64()
 	}
-	if s.log, err = log.Open(s.disk, "log", log.Options{SegmentBytes: simSegment}); err != nil {
+	if s.log, err = log.Open(s.logDisk(), "log", log.Options{SegmentBytes: simSegment}); err != nil {
 		fail(err)
 		return
 	}
@@ -135,7 +135,11 @@ func (s *server) noStart(err error) {
 		return
 	}
 	s.w.tracef("server %d does not start: %v", s.id, err)
-	s.disk.Crash(s.w.rng) // as failed says
+	if s.w.chance(2) { // as failed says
+		s.disk.Crash(s.w.rng)
+	} else {
+		s.disk.KillProcess()
+	}
 	s.w.after(s.w.between(retryNoSpace, 4*retryNoSpace), func() {
 		if !s.up {
 			s.boot()

@@ -88,6 +88,7 @@ func TestFlawsAreFound(t *testing.T) {
 		{"damage is not repaired", NoRepair, 500, Members | Rot},
 		{"what was refused for want of space is done", RefuseAndDo, 1000, Full},
 		{"a failed sync counts as done", AckFailedSync, 2000, Errors},
+		{"what is shown after a failed sync counts as on the disk", TrustCache, 2000, Errors},
 	} {
 		t.Run(f.name, func(t *testing.T) {
 			for seed := uint64(1); seed <= f.seeds; seed++ {

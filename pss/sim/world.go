@@ -26,6 +26,7 @@ const (
 	NoRepair           // damaged blocks are not fetched from other servers
 	RefuseAndDo        // an operation is refused for want of space, and agreed on all the same
 	AckFailedSync      // a sync that failed counts as one that did not
+	TrustCache         // what is shown after a failed sync counts as being on the disk
 	ApplyTwice         // the same request may take effect twice: duplicates are not recognised
 )
 

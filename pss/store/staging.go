@@ -23,9 +23,11 @@ type Staging struct {
 	chunks map[stagedKey]uint64     // that will be installed: index, with hasFile if there is a file
 	sums   map[stagedKey]recordSums // of the records of each of them
 
-	kept   map[stagedKey]stagedChunk // staged before, and perhaps of use; see Has
-	list   disk.File                 // of what is staged; nil: not open yet
-	listed int64                     // its size in bytes
+	kept  map[stagedKey]stagedChunk // staged before, and perhaps of use; see Has
+	begun bool                      // Install prepared it: there is only forward
+
+	list   disk.File // of what is staged; nil: not open yet
+	listed int64     // its size in bytes
 }
 
 // recordSums are the sums of the records of a chunk: of all, and of each page. All are 0 without a file.
@@ -284,10 +286,18 @@ func (st *Staging) putRecords(name string, img *Image) (sums recordSums, err err
 // the store's content, and drops everything else: objects that are not in the list and what was
 // applied since the checkpoint. Afterwards the store stands at the given index, as if it had been
 // opened there. A crash at any time leaves the old content or the new one. objects may come in any
-// order. With disk.ErrNoSpace nothing has happened and the call can be repeated; after any other
-// error but ErrOrder the store is broken. Apply side.
+// order. With disk.ErrNoSpace the call can be repeated, with the same arguments; until that succeeds nothing can be
+// read, or, if the room did not suffice to begin, all is as it was. After any other error but ErrOrder the store is
+// broken. Apply side.
 func (st *Staging) Install(index, term uint64, meta []byte, objects []Object) error {
 	s := st.s
+	if st.begun {
+		if err := s.check(); !errors.Is(err, disk.ErrNoSpace) {
+			return err
+		}
+		s.broken.Store(nil)
+		return st.finish(index)
+	}
 	if err := s.check(); err != nil {
 		return err
 	}
@@ -315,6 +325,13 @@ func (st *Staging) Install(index, term uint64, meta []byte, objects []Object) er
 	if err := s.prepare(&to, func() []objectEntry { return in.table }, in.each); err != nil {
 		return fmt.Errorf("preparing an installation at %d: %w", index, err)
 	}
+	st.begun = true
+	return st.finish(index)
+}
+
+// finish carries out what is prepared. If there is no room for it the store is broken until it is called again.
+func (st *Staging) finish(index uint64) error {
+	s := st.s
 	for i := range s.gates {
 		s.gates[i].Lock()
 		defer s.gates[i].Unlock()

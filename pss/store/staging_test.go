@@ -326,9 +326,24 @@ func TestInstallFullDisk(t *testing.T) {
 		t.Fatalf("installed on a full disk: %v", err)
 	}
 	to.equal(model{})
+	rounds := 0 // there is a little more room each time, so that it is used up in every step
+	for err := error(disk.ErrNoSpace); err != nil; rounds++ {
+		to.mem.SetCapacity(to.mem.Used() + int64(1+rounds%8)*BlockSize)
+		if err = install(); err != nil && !isFull(err) {
+			t.Fatalf("after %d rounds: %v", rounds, err)
+		}
+	}
+	if rounds < 3 {
+		t.Fatalf("%d rounds", rounds)
+	}
 	to.mem.SetCapacity(0)
-	if err := install(); err != nil {
+	to.equal(from.now)
+	to.pos, to.log, to.now = Position{}, nil, from.now
+	to.o.EntryData = nil
+	if err := to.s.Close(); err != nil {
 		t.Fatal(err)
 	}
+	to.mem.Crash(nil)
+	to.open()
 	to.equal(from.now)
 }
