@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"path"
 	"strings"
 	"testing"
 	"time"
@@ -236,6 +237,9 @@ func TestFindings(t *testing.T) {
 			t.Errorf("%s is damaged, and nothing was found", name)
 		}
 		for _, f := range res.Findings {
+			if name == path.Dir(f.File)+"/pages" && path.Base(f.File) == "index" {
+				f.File = name // one sum guards both
+			}
 			if found++; f.File != name && !f.Harmless {
 				t.Errorf("%s is damaged, and the finding is %v", name, f)
 			}

@@ -20,11 +20,14 @@ const (
 
 // behind is a house with a server that was stopped while pieces of a volume were written, which the log does not hold
 // any more.
-func behind(t *testing.T) (h *house, late int, object uint64) {
+func behind(t *testing.T, more ...func(*Options)) (h *house, late int, object uint64) {
 	t.Helper()
 	h = newHouse(t, func(o *Options) {
 		o.CheckpointBytes, o.OverlayBytes, o.SegmentBytes = 1<<20, 4<<20, 1<<20
 		o.CatchUpRate = 4 << 20
+		for _, set := range more {
+			set(o)
+		}
 	})
 	c := h.client()
 	check(t, c.CreateVolume(h.context(), "/vol", 1<<30))

@@ -274,6 +274,9 @@ func (p *scrubPass) chunk(ref ChunkRef) error {
 			r.logger.Warn("the position of the scrub was not saved", "error", err)
 		}
 	}
+	if err := p.records(ref); err != nil {
+		return err
+	}
 	bad, bytes, first, err := r.store.Verify(store.Checkpoint, ref.Object, ref.Chunk, p.buf)
 	if errors.Is(err, store.ErrNoObject) {
 		return nil
@@ -292,6 +295,25 @@ func (p *scrubPass) chunk(ref ChunkRef) error {
 		r.wait(pause)
 	}
 	return nil
+}
+
+// records has the records of a chunk that are in memory compared with the disk.
+func (p *scrubPass) records(ref ChunkRef) error {
+	d, err := p.s.r.store.VerifyRecords(ref.Object, ref.Chunk)
+	if errors.Is(err, store.ErrNoObject) {
+		return nil
+	}
+	if d != nil {
+		p.s.r.logger.Warn("records were damaged on disk and not in memory", "object", ref.Object, "chunk", ref.Chunk,
+			"mended", err == nil, "damage", d)
+		p.s.change(func(rep *admin.Scrub) {
+			rep.Damaged++
+			if err != nil {
+				rep.Unrepaired++
+			}
+		})
+	}
+	return err
 }
 
 func (p *scrubPass) repair(ref ChunkRef, first *store.DamageError) {

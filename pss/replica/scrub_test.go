@@ -55,6 +55,36 @@ func TestScrubRepairs(t *testing.T) {
 	h.level(v.object)
 }
 
+// TestScrubRereadsRecords: records that are damaged on disk, and whole in memory, are found before a restart needs
+// them, and mended.
+func TestScrubRereadsRecords(t *testing.T) {
+	h := newHouse(t, scrubOptions)
+	v := h.volume(h.client(), 1<<20)
+	v.write(60)
+	h.onDisk()
+	f := (h.master() + 1) % 3
+	name := h.files(f, "sums")[0]
+	was, err := os.ReadFile(name)
+	check(t, err)
+	for block := range int64(20) {
+		rot(t, name, block*16)
+	}
+	if rep := h.scrubbed(f); rep.Damaged != 1 || rep.Unrepaired != 0 || rep.Different != 0 {
+		t.Fatalf("%+v", rep)
+	}
+	now, err := os.ReadFile(name)
+	check(t, err)
+	if !bytes.Equal(now, was) {
+		t.Fatal("the records are not on disk as they were")
+	}
+	h.stop(f)
+	h.start(f)
+	if rep := h.scrubbed(f); rep.Damaged != 1 || rep.Different != 0 {
+		t.Fatalf("the second scrub found something again: %+v", rep)
+	}
+	h.level(v.object)
+}
+
 // TestScrubFindsLostWrites: blocks that have an old content, together with their old records, are whole by
 // themselves. The sums of the records know better.
 func TestScrubFindsLostWrites(t *testing.T) {

@@ -152,6 +152,10 @@ func (s *server) scrubOnce() {
 				return true
 			})
 			for _, chunk := range chunks {
+				if v == store.Checkpoint {
+					_, rerr := s.store.VerifyRecords(o.Number, chunk)
+					err = errors.Join(err, rerr)
+				}
 				bad, _, _, verr := s.store.Verify(v, o.Number, chunk, s.w.buffer[:])
 				if err = errors.Join(err, verr); bad.Len() > 0 {
 					s.wound.dirty = true

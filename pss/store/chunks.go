@@ -352,16 +352,28 @@ func (w *chunkWriter) staged(o *object, c *chunkChange) error {
 	if err != nil {
 		return err
 	}
-	if _, err := f.WriteAt(records, off); err != nil {
-		return fmt.Errorf("writing %s: %w", key.name(o), err)
-	}
-	for i := range uint32(pagesPerChunk) {
-		w.s.sums.remove(pageKey{o.number, c.chunk*pagesPerChunk + i})
+	for i := range int64(pagesPerChunk) {
+		k := pageKey{o.number, c.chunk*pagesPerChunk + uint32(i)}
+		if err := w.replacePage(k, f, records[i*pageSize:(i+1)*pageSize], off+i*pageSize); err != nil {
+			return fmt.Errorf("writing %s: %w", key.name(o), err)
+		}
 	}
 	if len(w.pending) >= maxUnsynced {
 		return w.sync()
 	}
 	return nil
+}
+
+// replacePage writes a page of records, and forgets the one in memory with it.
+func (w *chunkWriter) replacePage(k pageKey, f disk.File, b []byte, off int64) error {
+	sl := w.s.sums.pin(k)
+	defer w.s.sums.unpin(sl)
+	p := &sl.value
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.loaded = false
+	_, err := f.WriteAt(b, off)
+	return err
 }
 
 // sync makes what was written to files durable.
