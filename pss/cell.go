@@ -145,7 +145,13 @@ func newSession() (uint64, error) {
 
 // Close closes the session, waiting at most Options.CloseTimeout for what is under way before, fails
 // what is left with ErrClosed, and returns when all of the Cell's goroutines have ended.
-func (c *Cell) Close() error {
+func (c *Cell) Close() error { return c.end(true) }
+
+// Abort is Close without a word to the cell, as if the client had died: what the session holds stays held until its
+// lease is over.
+func (c *Cell) Abort() { _ = c.end(false) } // an error would be that of the farewell
+
+func (c *Cell) end(farewell bool) error {
 	c.mu.Lock()
 	if c.closing {
 		for !c.closed {
@@ -155,7 +161,7 @@ func (c *Cell) Close() error {
 		return nil
 	}
 	c.closing = true
-	farewell := c.epoch > 0 && c.active != nil
+	farewell = farewell && c.epoch > 0 && c.active != nil
 	c.mu.Unlock()
 
 	var err error

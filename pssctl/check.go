@@ -26,9 +26,10 @@ func checkCommand() *cli.Command {
 func scrubCommand() *cli.Command {
 	act := func(method string) cli.ActionFunc {
 		return func(c *cli.Context) error {
-			return onServer(c, 1, func(conn *admin.Conn) error {
-				ctx, cancel := console.Bound(c)
-				defer cancel()
+			if err := arguments(c, 1, 1); err != nil {
+				return err
+			}
+			return console.OnServer(c, func(ctx context.Context, conn *admin.Conn) error {
 				return conn.Call(ctx, method, nil, nil)
 			})
 		}
@@ -174,34 +175,26 @@ func checkCell(c *cli.Context) error {
 func (k *cellCheck) begin(ctx context.Context, conf *cell.Config) error {
 	ctx, cancel := context.WithTimeout(ctx, survey.AnswerTimeout)
 	defer cancel()
-	conn, err := admin.Dial(ctx, conf, k.Server)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	var st admin.Status
-	if err := conn.Call(ctx, admin.MethodStatus, nil, &st); err != nil {
-		return err
-	}
-	k.since = st.Scrub.Finished
-	return conn.Call(ctx, admin.MethodScrubStart, nil, nil)
+	return admin.With(ctx, conf, k.Server, func(conn *admin.Conn) error {
+		var st admin.Status
+		if err := conn.Call(ctx, admin.MethodStatus, nil, &st); err != nil {
+			return err
+		}
+		k.since = st.Scrub.Finished
+		return conn.Call(ctx, admin.MethodScrubStart, nil, nil)
+	})
 }
 
 func (k *cellCheck) look(ctx context.Context, conf *cell.Config) {
 	ctx, cancel := context.WithTimeout(ctx, survey.AnswerTimeout)
 	defer cancel()
-	conn, err := admin.Dial(ctx, conf, k.Server)
-	if err == nil {
-		defer conn.Close()
-		var st admin.Status
-		if err = conn.Call(ctx, admin.MethodStatus, nil, &st); err == nil {
-			k.Scrub = st.Scrub
-			k.Done = !st.Scrub.Running && st.Scrub.Finished.After(k.since)
-		}
-	}
-	if err != nil {
+	var st admin.Status
+	if err := admin.CallServer(ctx, conf, k.Server, admin.MethodStatus, nil, &st); err != nil {
 		k.Error = err.Error()
+		return
 	}
+	k.Scrub = st.Scrub
+	k.Done = !st.Scrub.Running && st.Scrub.Finished.After(k.since)
 }
 
 func reportCell(c *cli.Context, checks []cellCheck) error {

@@ -71,11 +71,7 @@ func changeMember(method string) cli.ActionFunc {
 		if err := arguments(c, 1, 1); err != nil {
 			return err
 		}
-		conf, err := console.Conf(c)
-		if err != nil {
-			return err
-		}
-		s, err := console.ID(conf, c.Args().First())
+		_, s, err := console.Server(c)
 		if err != nil {
 			return err
 		}
@@ -89,11 +85,7 @@ func placeMember(method string) cli.ActionFunc {
 		if err := arguments(c, 2, 2); err != nil {
 			return err
 		}
-		conf, err := console.Conf(c)
-		if err != nil {
-			return err
-		}
-		s, err := console.ID(conf, c.Args().First())
+		_, s, err := console.Server(c)
 		if err != nil {
 			return err
 		}

@@ -31,12 +31,7 @@ func askEach[T any](ctx context.Context, conf *cell.Config, servers []cell.Serve
 		asking.Go(func() {
 			ctx, cancel := context.WithTimeout(ctx, survey.AnswerTimeout)
 			defer cancel()
-			conn, err := admin.Dial(ctx, conf, s.ID)
-			if err == nil {
-				defer conn.Close()
-				err = conn.Call(ctx, method, nil, &replies[i])
-			}
-			errs[i] = err
+			errs[i] = admin.CallServer(ctx, conf, s.ID, method, nil, &replies[i])
 		})
 	}
 	asking.Wait()

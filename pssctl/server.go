@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -33,29 +34,6 @@ func logCommand() *cli.Command {
 		&cli.BoolFlag{Name: "follow", Aliases: []string{"f"}, Usage: "go on with what comes, until interrupted"})
 }
 
-// onServer runs what needs a connection to one server, whose id is the command's first argument.
-func onServer(c *cli.Context, most int, do func(conn *admin.Conn) error) error {
-	if err := arguments(c, 1, most); err != nil {
-		return err
-	}
-	conf, err := console.Conf(c)
-	if err != nil {
-		return err
-	}
-	s, err := console.ID(conf, c.Args().First())
-	if err != nil {
-		return err
-	}
-	ctx, cancel := console.Bound(c)
-	defer cancel()
-	conn, err := admin.Dial(ctx, conf, s.ID)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	return do(conn)
-}
-
 func master(c *cli.Context) error {
 	if err := arguments(c, 0, 1); err != nil {
 		return err
@@ -67,11 +45,7 @@ func master(c *cli.Context) error {
 		}
 		return tellMaster(c, st.Master)
 	}
-	conf, err := console.Conf(c)
-	if err != nil {
-		return err
-	}
-	s, err := console.ID(conf, c.Args().First())
+	_, s, err := console.Server(c)
 	if err != nil {
 		return err
 	}
@@ -96,17 +70,19 @@ func tellMaster(c *cli.Context, id *cell.ID) error {
 }
 
 func shutdown(c *cli.Context) error {
-	return onServer(c, 1, func(conn *admin.Conn) error {
-		ctx, cancel := console.Bound(c)
-		defer cancel()
+	if err := arguments(c, 1, 1); err != nil {
+		return err
+	}
+	return console.OnServer(c, func(ctx context.Context, conn *admin.Conn) error {
 		return conn.Call(ctx, admin.MethodShutdown, admin.ShutdownArgs{Abort: c.Bool("abort"), Comment: c.String("comment")}, nil)
 	})
 }
 
 func checkpoint(c *cli.Context) error {
-	return onServer(c, 1, func(conn *admin.Conn) error {
-		ctx, cancel := console.Bound(c)
-		defer cancel()
+	if err := arguments(c, 1, 1); err != nil {
+		return err
+	}
+	return console.OnServer(c, func(ctx context.Context, conn *admin.Conn) error {
 		var reply admin.CheckpointReply
 		if err := conn.Call(ctx, admin.MethodCheckpoint, nil, &reply); err != nil {
 			return err
@@ -117,9 +93,10 @@ func checkpoint(c *cli.Context) error {
 }
 
 func showLog(c *cli.Context) error {
-	return onServer(c, 1, func(conn *admin.Conn) error {
-		ctx, cancel := console.Bound(c)
-		defer cancel()
+	if err := arguments(c, 1, 1); err != nil {
+		return err
+	}
+	return console.OnServer(c, func(ctx context.Context, conn *admin.Conn) error {
 		if c.Bool("follow") {
 			ctx = c.Context // until the operator has seen enough
 		}

@@ -252,14 +252,25 @@ func CallMaster(ctx context.Context, conf *cell.Config, method string, args, rep
 	return errors.Join(errs...)
 }
 
-// callAt calls a method at one server. When another is master, next is that one.
-func callAt(ctx context.Context, conf *cell.Config, id cell.ID, method string, args, reply any) (next *cell.ID, err error) {
+// With connects to a server, does something with the connection, and ends it. Errors of the connecting wrap
+// ErrUnreachable.
+func With(ctx context.Context, conf *cell.Config, id cell.ID, do func(*Conn) error) error {
 	c, err := Dial(ctx, conf, id)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer c.Close()
-	err = c.Call(ctx, method, args, reply)
+	return do(c)
+}
+
+// CallServer calls one method of one server, over a connection of its own.
+func CallServer(ctx context.Context, conf *cell.Config, id cell.ID, method string, args, reply any) error {
+	return With(ctx, conf, id, func(c *Conn) error { return c.Call(ctx, method, args, reply) })
+}
+
+// callAt calls a method at one server. When another is master, next is that one.
+func callAt(ctx context.Context, conf *cell.Config, id cell.ID, method string, args, reply any) (next *cell.ID, err error) {
+	err = CallServer(ctx, conf, id, method, args, reply)
 	var refusal *Error
 	if errors.As(err, &refusal) {
 		next = refusal.Master

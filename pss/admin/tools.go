@@ -7,7 +7,8 @@ const (
 	MethodProcess = "process" // reply: Process
 	MethodSockets = "sockets" // reply: []Socket
 	MethodLog     = "log"     // args: LogArgs. items: LogLine
-	MethodProbe   = "probe"   // args: ProbeArgs. reply: the part of Probe that was asked for
+	MethodProbe   = "probe"   // args: ProbeArgs. reply, and items before it where it is long: the part of Probe that was asked for
+	MethodInject  = "inject"  // args: InjectArgs; a server that runs with --debug does it
 	MethodLoad    = "load"    // reply: Load
 	MethodPeers   = "peers"   // reply: []Peer
 
@@ -71,6 +72,9 @@ const (
 	ProbeFd       = "fd"
 	ProbeMeta     = "meta"
 	ProbeBlock    = "block"
+	ProbePath     = "path"
+	ProbeLock     = "lock"
+	ProbeQueue    = "queue"
 	ProbePaxos    = "paxos"
 )
 
@@ -81,6 +85,53 @@ type Probe struct {
 	Files    *Files        `json:"files,omitempty"`
 	Cache    *Cache        `json:"cache,omitempty"`
 	Entries  []EntryInfo   `json:"entries,omitempty"`
+	Paths    []PathInfo    `json:"paths,omitempty"`
+	Locks    []LockInfo    `json:"locks,omitempty"`
+	Queues   []QueueInfo   `json:"queues,omitempty"`
+}
+
+// Party is who holds, waits for or has reserved something: one of the handles of a session.
+type Party struct {
+	Session uint64 `json:"session"`
+	Handle  uint64 `json:"handle"`
+	Write   bool   `json:"write,omitempty"` // of a lock
+}
+
+// PathInfo is a folder that is watched, or a file that ends with a session.
+type PathInfo struct {
+	Path     string   `json:"path"`
+	Owner    uint64   `json:"owner,omitempty"` // session; 0 for what is only watched
+	Watchers []uint64 `json:"watchers,omitempty"`
+}
+
+// LockInfo is a lock that is held, or watched by somebody.
+type LockInfo struct {
+	Name     string   `json:"name"`
+	Version  uint64   `json:"version"` // 0: nobody holds it
+	Holders  []Party  `json:"holders,omitempty"`
+	Waiters  []Party  `json:"waiters,omitempty"` // in the order they came
+	Watchers []uint64 `json:"watchers,omitempty"`
+}
+
+// QueueInfo is a queue that has messages or readers, or is watched by somebody.
+type QueueInfo struct {
+	Name     string        `json:"name"`
+	Messages []MessageInfo `json:"messages,omitempty"` // in the order they were posted
+	Waiters  []Party       `json:"waiters,omitempty"`
+	Watchers []uint64      `json:"watchers,omitempty"`
+}
+
+// MessageInfo is a message in a queue.
+type MessageInfo struct {
+	Number uint64 `json:"number"`
+	Bytes  int    `json:"bytes"`
+	Taken  *Party `json:"taken,omitempty"` // who has reserved it
+}
+
+// InjectArgs make a server misbehave, for tests of the cell.
+type InjectArgs struct {
+	To  cell.ID `json:"to"`
+	Cut bool    `json:"cut"` // messages of the agreement to that server are lost, or are so no more
 }
 
 // SessionInfo is a session of a client, as all servers know it, and the connection of it that this server has.

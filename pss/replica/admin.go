@@ -55,6 +55,7 @@ func adminMethods() map[string]adminMethod {
 		admin.MethodProbe:   {do: adminProbe},
 		admin.MethodLoad:    {do: adminLoad},
 		admin.MethodPeers:   {do: adminPeers},
+		admin.MethodInject:  {do: adminInject},
 		admin.MethodScrubStart: {do: func(_ context.Context, r *Replica, _ json.RawMessage, _ func(any) error) (any, error) {
 			r.StartScrub()
 			return nil, nil

@@ -121,12 +121,8 @@ func StatusOf(ctx context.Context, conf *cell.Config, id cell.ID) (admin.Status,
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
 	var st admin.Status
-	c, err := admin.Dial(ctx, conf, id)
-	if err != nil {
-		return st, err
-	}
-	defer c.Close()
-	return st, c.Call(ctx, admin.MethodStatus, nil, &st)
+	err := admin.CallServer(ctx, conf, id, admin.MethodStatus, nil, &st)
+	return st, err
 }
 
 // spareable says why the cell can't spare a server, or nothing if its master says that it can.

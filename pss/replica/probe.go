@@ -66,7 +66,7 @@ func adminLog(ctx context.Context, r *Replica, args json.RawMessage, send func(a
 	return nil, nil
 }
 
-func adminProbe(_ context.Context, r *Replica, args json.RawMessage, _ func(any) error) (any, error) {
+func adminProbe(_ context.Context, r *Replica, args json.RawMessage, send func(any) error) (any, error) {
 	var a admin.ProbeArgs
 	if err := adminArgs(args, &a); err != nil {
 		return nil, err
@@ -85,6 +85,8 @@ func adminProbe(_ context.Context, r *Replica, args json.RawMessage, _ func(any)
 		p.Cache = &admin.Cache{Pages: pages, Limit: limit, PageBytes: bytes}
 	case admin.ProbePaxos:
 		p.Entries, err = r.probeEntries()
+	case admin.ProbePath, admin.ProbeLock, admin.ProbeQueue:
+		return nil, r.probeCoordination(a.Kind, send)
 	default:
 		return nil, admin.Errorf(admin.BadArguments, "there is nothing called %q to be probed", a.Kind)
 	}

@@ -61,6 +61,7 @@ type Options struct {
 	ScrubEvery   time.Duration // from one scrub to the next; negative: only when it is asked for
 	ScrubRate    int64         // bytes a second that a scrub covers
 
+	Inject     bool          // faults that a tool asks for (admin.MethodInject)
 	Disk       disk.FS       // what Root is on; nil: the folder Root. Tests give a disk that can fail
 	ClientIdle time.Duration // after which a client that says nothing is dropped; zero stands for DefaultClientIdle
 }
@@ -85,6 +86,7 @@ type Replica struct {
 	self    cell.Server
 	logger  *slog.Logger // writes to the journal, too
 	journal *journal
+	cut     cuts
 	ticked  atomic.Int64 // on the server's clock: when its clock last went on
 	loads   loads
 	heard   [cell.MaxServers]atomic.Int64 // unix nanoseconds: when something last came from each server
@@ -406,6 +408,9 @@ func (r *Replica) dispatch(touched *[]*outlet, wake bool) {
 	out := &r.out
 	for i := range out.Messages {
 		m := &out.Messages[i]
+		if r.cut.has(m.To) {
+			continue // as if the network had lost it
+		}
 		if m.Urgent() {
 			r.udp.send(m)
 		} else if p := r.peer(m.To); p != nil {

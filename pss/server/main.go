@@ -45,7 +45,7 @@ func run(args []string, stderr io.Writer) int {
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "conf", Usage: "read the cell's servers from `FILE` (else $PSS_CONF, else " + cell.DefaultFile + ")"},
 			&cli.BoolFlag{Name: "foreground", Usage: "stay in the foreground and log to standard error"},
-			&cli.BoolFlag{Name: "debug", Usage: "log every detail"},
+			&cli.BoolFlag{Name: "debug", Usage: "log every detail, and inject the faults that PSSAdmin --debug asks for"},
 			&cli.StringFlag{Name: "pid-file", Usage: "write the process's number to `FILE` while the server is up"},
 			&cli.StringFlag{Name: "metrics", Usage: "show metrics at `ADDRESS`, or off (default: 127.0.0.1:4020+ID)"},
 			&cli.BoolFlag{Name: "local", Usage: "print id and root of the servers on this machine, and end"},
@@ -254,7 +254,7 @@ func heal(s settings, logger *slog.Logger, news *daemon.News, signals <-chan os.
 // options is what the server is opened with.
 func (s *settings) options(logger *slog.Logger) replica.Options {
 	return replica.Options{Cell: s.conf, ID: s.server.ID, Root: s.root, Source: s.source, Timing: s.timing, Logger: logger,
-		CatchUpRate: s.rate, CatchUpFloor: s.floor}
+		CatchUpRate: s.rate, CatchUpFloor: s.floor, Inject: s.level == slog.LevelDebug}
 }
 
 // live runs the server once. Again says that it can come back, as a new member, from what it ended with.

@@ -7,13 +7,14 @@ import (
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
+	"github.com/paxos-iscsi/paxos-iscsi/pssctl/console"
 )
 
 // count reads the argument that says how many deliveries are wanted.
 func (k *client) count(i int) (int, error) {
 	n, err := strconv.ParseUint(k.args[i], 10, 31)
 	if err != nil || n == 0 {
-		return 0, usageError{fmt.Errorf("%q is no number of deliveries", k.args[i])}
+		return 0, console.Usagef("%q is no number of deliveries", k.args[i])
 	}
 	return int(n), nil
 }
@@ -22,7 +23,7 @@ func (k *client) count(i int) (int, error) {
 func (k *client) watch(kind op.EventKind, set, name, count string, each func(op.Event)) error {
 	n, err := strconv.ParseUint(count, 10, 31)
 	if err != nil || n == 0 {
-		return usageError{fmt.Errorf("%q is no number of deliveries", count)}
+		return console.Usagef("%q is no number of deliveries", count)
 	}
 	err = k.do(func(ctx context.Context) error { return k.Watch(ctx, kind, name) })
 	k.printf("%s\n", fmt.Sprintf(set, ret(err), errno(err), name))

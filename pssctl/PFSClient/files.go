@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path"
 	"path/filepath"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
+	"github.com/paxos-iscsi/paxos-iscsi/pssctl/console"
 )
 
 // st_mode of what names stand for. A volume shows as a folder.
@@ -189,7 +189,7 @@ func remove(k *client) error {
 func truncate(k *client) error {
 	size, err := strconv.ParseInt(k.args[1], 10, 64)
 	if err != nil || size < 0 {
-		return usageError{fmt.Errorf("%q is no size in bytes", k.args[1])}
+		return console.Usagef("%q is no size in bytes", k.args[1])
 	}
 	if _, err := k.printStat(k.args[0]); err != nil {
 		return err
@@ -216,6 +216,22 @@ func ephemeral(hold time.Duration) func(*client) error {
 		k.sleep(hold)
 		return nil
 	}
+}
+
+// abort opens a session and leaves it as a client does that is killed: the cell ends it when its lease is over, and
+// with it what it holds.
+func abort(k *client) error {
+	if err := k.do(k.Sync); err != nil {
+		return err
+	}
+	k.printf("SessionOpen:Ret[0] %s.\n", k.master())
+	hold := defaultAborted
+	if k.hold >= 0 {
+		hold = k.hold
+	}
+	k.sleep(hold)
+	k.Abort()
+	return nil
 }
 
 // locked runs what with the lock of a name held.

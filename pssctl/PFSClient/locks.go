@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss"
+	"github.com/paxos-iscsi/paxos-iscsi/pssctl/console"
 )
 
 // lockPrefix stands before the name of a file in the name of the lock that guards it.
@@ -27,7 +28,7 @@ func lock(mode pss.LockMode, timed bool) func(*client) error {
 		if timed {
 			n, err := strconv.ParseUint(k.args[1], 10, 31)
 			if err != nil {
-				return usageError{fmt.Errorf("%q is no number of seconds", k.args[1])}
+				return console.Usagef("%q is no number of seconds", k.args[1])
 			}
 			hold = time.Duration(n) * time.Second
 		}
@@ -75,7 +76,7 @@ func loop(writes, oneSession bool) func(*client) error {
 	return func(k *client) error {
 		n, err := strconv.ParseUint(k.args[2], 10, 31)
 		if err != nil || n == 0 || n > maxFiles {
-			return usageError{fmt.Errorf("%q is no number of files from 1 to %d", k.args[2], maxFiles)}
+			return console.Usagef("%q is no number of files from 1 to %d", k.args[2], maxFiles)
 		}
 		for i := range n {
 			name := fmt.Sprintf("%s-%04d", k.args[1], i+1)

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strconv"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -14,25 +14,15 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss"
-	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
-)
-
-// The exit status.
-const (
-	exitFailed      = 1
-	exitUsage       = 2
-	exitUnreachable = 255
+	"github.com/paxos-iscsi/paxos-iscsi/pssctl/console"
 )
 
 const (
-	defaultTimeout = 10 * time.Second
 	lease          = 10 * time.Second // of the session: what it holds is free so long after the command was killed
 	defaultHold    = 50 * time.Second // as long as the original sleeps
+	defaultAborted = 30 * time.Second // before abort breaks off, the same
 )
-
-// usageError is a mistake in the command.
-type usageError struct{ error }
 
 // client is one invocation.
 type client struct {
@@ -91,100 +81,49 @@ func subcommands() []subcommand {
 		{"post", "QUEUE TEXT", 2, 2, "append a message", post},
 		{"wait", "QUEUE", 1, 1, "take a message, waiting for one if there is none", wait},
 		{"eventQueue", "QUEUE COUNT", 2, 2, "watch a queue for COUNT deliveries", eventqueue},
+		{"abort", "", 0, 0, "open a session, hold it for 30 s, and end without closing it, as if killed; a test aid", abort},
 	}
 }
 
-// run is the command with its surroundings as arguments. It returns the exit status.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	app := &cli.App{
-		Name:      "PFSClient",
-		Usage:     "work on the files, locks, queues and events of a cell",
-		UsageText: "PFSClient [--conf FILE] [--timeout SECONDS] [--hold SECONDS] SUBCOMMAND [ARGUMENT]...",
-		Description: "What the original holds for 50 s is held for as long as --hold says, 50 s by default, or until the\n" +
-			"command is interrupted. Paths begin at the root, with a slash, ./ or nothing before them.\n" +
-			"Exit status: 0 success, 1 refused, 2 wrong usage, 255 cell not reachable.",
-		HideHelpCommand: true,
-		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "conf", Usage: "`FILE` that lists the servers; by default what $" +
-				cell.EnvFile + " names, or " + cell.DefaultFile},
-			&cli.StringFlag{Name: "timeout", Usage: "`SECONDS` to wait for the cell, 10 by default; also 500ms"},
-			&cli.StringFlag{Name: "hold", Usage: "`SECONDS` to hold locks and ephemeral files, also 500ms"},
-		},
-		Writer: stdout, ErrWriter: stderr,
-		ExitErrHandler: func(*cli.Context, error) {},
-		OnUsageError:   func(_ *cli.Context, err error, _ bool) error { return usageError{err} },
-		Action: func(c *cli.Context) error {
-			if c.NArg() == 0 {
-				return usageError{errors.New("a sub-command is wanted")}
-			}
-			return usageError{fmt.Errorf("there is no sub-command %q", c.Args().First())}
-		},
-	}
+func newApp(stdout, stderr io.Writer) *cli.App {
+	app := console.NewApp("PFSClient", "work on the files, locks, queues and events of a cell", stdout, stderr)
+	app.UsageText = "PFSClient [--conf FILE] [--timeout SECONDS] [--hold SECONDS] SUBCOMMAND [ARGUMENT]..."
+	var list strings.Builder
 	for _, s := range subcommands() {
-		app.Commands = append(app.Commands, &cli.Command{Name: s.name, Usage: s.usage, ArgsUsage: s.args,
-			Hidden: s.usage == "", HideHelp: true, SkipFlagParsing: true,
-			Action: func(c *cli.Context) error { return invoke(c, &s, stdout) }})
-	}
-	err := app.RunContext(ctx, optionsFirst(args))
-	switch {
-	case err == nil:
-		return 0
-	case errors.As(err, new(usageError)):
-		fmt.Fprintf(stderr, "PFSClient: %v\nusage: %s\nPFSClient --help lists the sub-commands\n", err, app.UsageText)
-		return exitUsage
-	}
-	fmt.Fprintf(stderr, "PFSClient: %v\n", err)
-	if unreachable(err) {
-		return exitUnreachable
-	}
-	return exitFailed
-}
-
-func unreachable(err error) bool {
-	return errors.Is(err, pss.ErrUnreachable) || errors.Is(err, pss.ErrNoMaster) || errors.Is(err, context.DeadlineExceeded)
-}
-
-// optionsFirst moves the options in front of the sub-command. All but help take a value.
-func optionsFirst(args []string) []string {
-	options := []string{"PFSClient"}
-	var rest []string
-	for i := 1; i < len(args); i++ {
-		a := args[i]
-		if a == "--" {
-			rest = append(rest, args[i+1:]...)
-			break
-		}
-		if !strings.HasPrefix(a, "-") || a == "-" {
-			rest = append(rest, a)
-			continue
-		}
-		options = append(options, a)
-		if name := strings.TrimLeft(a, "-"); name == "conf" || name == "timeout" || name == "hold" {
-			if i++; i == len(args) {
-				return options // for package flag to complain of
-			}
-			options = append(options, args[i])
+		if s.usage != "" {
+			fmt.Fprintf(&list, "%-31s %s\n", s.name+" "+s.args, s.usage)
 		}
 	}
-	return append(append(options, "--"), rest...)
+	app.Description = list.String() +
+		"\nWhat the original holds for 50 s is held for as long as --hold says, 50 s by default, or until the\n" +
+		"command is interrupted. Paths begin at the root, with a slash, ./ or nothing before them.\n" + console.ExitText
+	app.Flags = append(console.Flags(), &cli.StringFlag{Name: "hold", Usage: "`SECONDS` to hold locks and ephemeral files, also 500ms"})
+	app.Action = invoke
+	return app
 }
 
-// invoke runs a sub-command.
-func invoke(c *cli.Context, s *subcommand, out io.Writer) error {
-	k := &client{ctx: c.Context, out: out, args: c.Args().Slice(), hold: -1}
+// invoke runs the sub-command that the first argument names.
+func invoke(c *cli.Context) error {
+	if c.NArg() == 0 {
+		return console.Usagef("a sub-command is wanted")
+	}
+	all := subcommands()
+	i := slices.IndexFunc(all, func(s subcommand) bool { return s.name == c.Args().First() })
+	if i < 0 {
+		return console.Usagef("there is no sub-command %q", c.Args().First())
+	}
+	s := &all[i]
+	k := &client{ctx: c.Context, out: c.App.Writer, args: c.Args().Tail(), timeout: console.Timeout(c), hold: -1}
 	if len(k.args) < s.min || len(k.args) > s.max {
-		return usageError{fmt.Errorf("%s %s: %d arguments", s.name, s.args, len(k.args))}
-	}
-	var err error
-	if k.timeout, err = seconds("--timeout", c.String("timeout"), defaultTimeout); err != nil {
-		return err
+		return console.Usagef("%s %s: %d arguments", s.name, s.args, len(k.args))
 	}
 	if c.IsSet("hold") {
-		if k.hold, err = seconds("--hold", c.String("hold"), 0); err != nil {
-			return err
+		var err error
+		if k.hold, err = console.Seconds(c.String("hold")); err != nil {
+			return console.Usagef("--hold %w", err)
 		}
 	}
-	conf, err := cell.Load(cell.File(c.String("conf")))
+	conf, err := console.Conf(c)
 	if err != nil {
 		return err
 	}
@@ -194,25 +133,9 @@ func invoke(c *cli.Context, s *subcommand, out io.Writer) error {
 	if k.Cell, err = k.open(); err != nil {
 		return err
 	}
-	err = s.run(k)
 	// Whether the session could be closed in time does not change what became of the rest.
-	k.Close()
-	return err
-}
-
-// seconds reads a number of seconds, or a duration with its unit.
-func seconds(option, text string, def time.Duration) (time.Duration, error) {
-	if text == "" {
-		return def, nil
-	}
-	d, err := time.ParseDuration(text)
-	if n, e := strconv.ParseUint(text, 10, 31); e == nil {
-		d, err = time.Duration(n)*time.Second, nil
-	}
-	if err != nil || d < 0 || d == 0 && option == "--timeout" {
-		return 0, usageError{fmt.Errorf("%s %q is no time, in seconds", option, text)}
-	}
-	return d, nil
+	defer func() { k.Close() }() // some have opened another meanwhile
+	return s.run(k)
 }
 
 // limited is the context of what does not wait for other clients.

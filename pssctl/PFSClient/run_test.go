@@ -17,8 +17,10 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/admin"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/psstest"
+	"github.com/paxos-iscsi/paxos-iscsi/pssctl/console"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -26,7 +28,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // call runs the command and returns its exit status and what it printed.
 func call(ctx context.Context, args ...string) (code int, stdout, stderr string) {
 	var out, err bytes.Buffer
-	code = run(ctx, append([]string{"PFSClient"}, args...), &out, &err)
+	code = console.Run(ctx, newApp(&out, &err), append([]string{"PFSClient"}, args...))
 	return code, out.String(), err.String()
 }
 
@@ -127,7 +129,7 @@ func (l *lines) await(t *testing.T, what string) {
 // background runs the command and returns what it prints, and its exit status when it ends.
 func background(ctx context.Context, args ...string) (*lines, <-chan int) {
 	out, done := &lines{}, make(chan int, 1)
-	go func() { done <- run(ctx, append([]string{"PFSClient"}, args...), out, io.Discard) }()
+	go func() { done <- console.Run(ctx, newApp(out, io.Discard), append([]string{"PFSClient"}, args...)) }()
 	return out, done
 }
 
@@ -275,5 +277,26 @@ func TestUsage(t *testing.T) {
 	}
 	if code != 0 || stderr != "" {
 		t.Errorf("--help: %d, %q", code, stderr)
+	}
+}
+
+// TestAbort: the session that abort opened is left to its lease, where others close theirs.
+func TestAbort(t *testing.T) {
+	f := start(t)
+	sessions := func() int {
+		t.Helper()
+		var p admin.Probe
+		err := admin.CallServer(t.Context(), f.Conf, f.Master(), admin.MethodProbe, admin.ProbeArgs{Kind: admin.ProbeAccept}, &p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(p.Sessions)
+	}
+	if code, _, stderr := call(t.Context(), "session"); code != 0 || sessions() != 0 {
+		t.Errorf("session: %d, %s, and %d sessions are left", code, stderr, sessions())
+	}
+	code, stdout, stderr := call(t.Context(), "abort", "--hold", "0")
+	if want := "SessionOpen:Ret[0] Master is 2.\n"; code != 0 || normalize(stdout) != want || sessions() != 1 {
+		t.Errorf("abort: %d, %q, %s, and %d sessions are left", code, stdout, stderr, sessions())
 	}
 }

@@ -3,6 +3,8 @@
 package main
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -18,13 +20,17 @@ func main() { os.Exit(console.Main(newApp(os.Stdout, os.Stderr), os.Args)) }
 
 func newApp(stdout, stderr io.Writer) *cli.App {
 	app := console.NewApp("PFSProbe", "show what a server holds", stdout, stderr)
-	app.UsageText = "PFSProbe [--conf FILE] [--timeout TIME] ID {accept|outbound|fd|meta|block}"
+	app.UsageText = "PFSProbe [--conf FILE] [--timeout TIME] ID {accept|path|lock|queue|outbound|meta|fd|block|ras}"
 	app.Description = "accept    sessions of clients, and which of them are connected to this server\n" +
+		"path      folders that are watched, and files that end with a session\n" +
+		"lock      locks: who holds them, waits for them and watches them\n" +
+		"queue     queues: their messages, who waits for one and who watches\n" +
 		"outbound  what it keeps in memory: entries for servers that are behind, blocks not yet in chunk files\n" +
 		"          (outofband is the same)\n" +
 		"fd        chunk files that are open\n" +
 		"meta      files with checksums and indexes that are open\n" +
 		"block     the cache of block records\n" +
+		"ras       refused: servers register with no monitoring cell\n" +
 		console.ExitText
 	app.Flags = console.Flags()
 	app.Action = probe
@@ -42,6 +48,9 @@ func kinds() map[string]struct {
 	}
 	return map[string]kind{
 		"accept":    {admin.ProbeAccept, printAccept},
+		"path":      {admin.ProbePath, printPath},
+		"lock":      {admin.ProbeLock, printLock},
+		"queue":     {admin.ProbeQueue, printQueue},
 		"outbound":  {admin.ProbeOutbound, printOutbound},
 		"outofband": {admin.ProbeOutbound, printOutbound},
 		"fd":        {admin.ProbeFd, printFd},
@@ -50,34 +59,43 @@ func kinds() map[string]struct {
 	}
 }
 
+// noRAS is the answer to ras: what it asked for, whether a server has registered with a cell that watches it, is
+// never so here. 255 is what scripts take for that.
+var noRAS = console.Status{Code: console.ExitUnreachable,
+	Text: "servers register with no monitoring cell: pssctl status and the servers' metrics watch them"}
+
 func probe(c *cli.Context) error {
 	if c.NArg() != 2 {
 		return console.Usagef("the id of a server and what to show are wanted")
 	}
-	conf, err := console.Conf(c)
-	if err != nil {
-		return err
-	}
-	s, err := console.ID(conf, c.Args().First())
-	if err != nil {
-		return err
+	if c.Args().Get(1) == "ras" {
+		return noRAS
 	}
 	kind, ok := kinds()[c.Args().Get(1)]
 	if !ok {
 		return console.Usagef("%q can't be shown", c.Args().Get(1))
 	}
-	ctx, cancel := console.Bound(c)
-	defer cancel()
-	conn, err := admin.Dial(ctx, conf, s.ID)
-	if err != nil {
+	return console.OnServer(c, func(ctx context.Context, conn *admin.Conn) error {
+		var p admin.Probe
+		err := conn.Stream(ctx, admin.MethodProbe, admin.ProbeArgs{Kind: kind.ask}, func(item json.RawMessage) error {
+			return add(&p, item)
+		})
+		if err == nil {
+			kind.print(c.App.Writer, &p, time.Now())
+		}
+		return err
+	})
+}
+
+// add takes one part of the answer: all of what is short, or one of many.
+func add(p *admin.Probe, item json.RawMessage) error {
+	var one admin.Probe
+	if err := json.Unmarshal(item, &one); err != nil {
 		return err
 	}
-	defer conn.Close()
-	var p admin.Probe
-	if err := conn.Call(ctx, admin.MethodProbe, admin.ProbeArgs{Kind: kind.ask}, &p); err != nil {
-		return err
-	}
-	kind.print(c.App.Writer, &p, time.Now())
+	paths, locks, queues := append(p.Paths, one.Paths...), append(p.Locks, one.Locks...), append(p.Queues, one.Queues...)
+	*p = one
+	p.Paths, p.Locks, p.Queues = paths, locks, queues
 	return nil
 }
 

@@ -19,7 +19,7 @@ func main() { os.Exit(console.Main(newApp(os.Stdout, os.Stderr), os.Args)) }
 
 func newApp(stdout, stderr io.Writer) *cli.App {
 	app := console.NewApp("PSSAdmin", "agreement of one server: look at it, steer it", stdout, stderr)
-	app.UsageText = "PSSAdmin [--conf FILE] [--timeout TIME] ID {control|paxos [PAGE]|is_active|is_leader|log|down|birth}"
+	app.UsageText = "PSSAdmin [--conf FILE] [--timeout TIME] [--debug] ID {control|paxos [PAGE]|is_active|is_leader|log|down|birth|stop TO|restart TO}"
 	app.Description = "control     connections between the servers, as this one sees them\n" +
 		"paxos       the newest instances of the agreement, or an older page of ten\n" +
 		"is_active   exit status 0 if the server answers, else 255\n" +
@@ -27,8 +27,10 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		"log         the last lines of its log\n" +
 		"down        stop it at once, as a crash would; nothing is lost\n" +
 		"birth       have it hand the mastership over\n" +
+		"stop        with --debug: its messages to server TO are lost from now on, for tests of a cell\n" +
+		"restart     with --debug: they are not any more\n" +
 		console.ExitText
-	app.Flags = console.Flags()
+	app.Flags = append(console.Flags(), &cli.BoolFlag{Name: "debug", Usage: "allow sub-commands that inject faults"})
 	app.Action = act
 	return app
 }
@@ -45,23 +47,39 @@ type session struct {
 	args []string // behind the sub-command
 }
 
-// verbs are the sub-commands, with the most arguments they take.
-func verbs() map[string]struct {
-	arguments int
-	do        func(s *session) error
-} {
-	type verb = struct {
-		arguments int
-		do        func(s *session) error
-	}
+// verbs are the sub-commands.
+func verbs() map[string]verb {
 	return map[string]verb{
-		"control":   {0, control},
-		"paxos":     {1, paxos},
-		"is_active": {0, func(*session) error { return nil }}, // it is connected
-		"is_leader": {0, isLeader},
-		"log":       {0, showLog},
-		"down":      {0, down},
-		"birth":     {0, birth},
+		"control":   {arguments: 0, do: control},
+		"paxos":     {arguments: 1, do: paxos},
+		"is_active": {arguments: 0, do: func(*session) error { return nil }}, // it is connected
+		"is_leader": {arguments: 0, do: isLeader},
+		"log":       {arguments: 0, do: showLog},
+		"down":      {arguments: 0, do: down},
+		"birth":     {arguments: 0, do: birth},
+		"stop":      {arguments: 1, do: cut(true), injects: true},
+		"restart":   {arguments: 1, do: cut(false), injects: true},
+	}
+}
+
+// verb is one sub-command.
+type verb struct {
+	arguments int // at most
+	do        func(s *session) error
+	injects   bool // a fault: for tests of a cell only
+}
+
+// absent are sub-commands of the original that test a protocol which is not there, and what to use instead.
+func absent() map[string]string {
+	return map[string]string{
+		"recvstop":    "a server takes no order to be deaf: cut the others' way to it with stop",
+		"suppress":    "votes can't be held back: stop a server with down, or cut it off with stop",
+		"catchupstop": "catching up can't be turned off; PFSserver --catch-up-rate slows it down",
+		"removepage":  "entries of the log leave it with a checkpoint: pssctl checkpoint",
+		"ras":         "servers watch each other and need no notice of a death",
+		"command":     "nothing can be put into the log by hand: use PFSClient",
+		"newround":    "the master is changed with birth, or with pssctl master ID",
+		"begin":       "a round is begun by the servers alone",
 	}
 }
 
@@ -69,35 +87,33 @@ func act(c *cli.Context) error {
 	if c.NArg() < 2 {
 		return console.Usagef("the id of a server and a sub-command are wanted")
 	}
-	conf, err := console.Conf(c)
-	if err != nil {
-		return err
-	}
-	server, err := console.ID(conf, c.Args().First())
-	if err != nil {
-		return err
-	}
 	name := c.Args().Get(1)
-	v, ok := verbs()[name]
-	if !ok {
-		return console.Usagef("No command %q", name)
+	if instead, ok := absent()[name]; ok {
+		return console.Status{Code: console.ExitFailed, Text: fmt.Sprintf("%s is refused: %s", name, instead)}
 	}
-	s := &session{w: c.App.Writer, conf: conf, args: c.Args().Slice()[2:]}
-	if len(s.args) > v.arguments {
+	v, ok := verbs()[name]
+	s := &session{w: c.App.Writer, args: c.Args().Slice()[2:]}
+	switch {
+	case !ok:
+		return console.Usagef("No command %q", name)
+	case v.injects && !c.Bool("debug"):
+		return console.Usagef("%s injects a fault, for tests of a cell: it needs --debug, and a server that was started with --debug", name)
+	case len(s.args) > v.arguments:
 		return console.Usagef("%s takes %d arguments at most", name, v.arguments)
 	}
-	ctx, cancel := console.Bound(c)
-	defer cancel()
 	if name == "is_active" {
-		ctx, cancel = context.WithTimeout(ctx, isActiveTimeout)
+		ctx, cancel := context.WithTimeout(c.Context, isActiveTimeout)
 		defer cancel()
+		c.Context = ctx
 	}
-	s.ctx = ctx
-	if s.conn, err = admin.Dial(ctx, conf, server.ID); err != nil {
+	var err error
+	if s.conf, _, err = console.Server(c); err != nil {
 		return err
 	}
-	defer s.conn.Close()
-	return v.do(s)
+	return console.OnServer(c, func(ctx context.Context, conn *admin.Conn) error {
+		s.ctx, s.conn = ctx, conn
+		return v.do(s)
+	})
 }
 
 func (s *session) status() (st admin.Status, err error) {
@@ -124,4 +140,19 @@ func birth(s *session) error {
 	}
 	_, err := fmt.Fprintf(s.w, "Master is %d.\n", reply.Master)
 	return err
+}
+
+// cut is stop and restart: the server's messages of the agreement to another are lost, or are not any more. A server
+// that was not started with --debug refuses.
+func cut(cut bool) func(*session) error {
+	return func(s *session) error {
+		if len(s.args) == 0 {
+			return console.Usagef("the id of the server that the messages are for is wanted")
+		}
+		to, err := console.ID(s.conf, s.args[0])
+		if err != nil {
+			return err
+		}
+		return s.conn.Call(s.ctx, admin.MethodInject, admin.InjectArgs{To: to.ID, Cut: cut}, nil)
+	}
 }

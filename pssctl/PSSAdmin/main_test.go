@@ -87,9 +87,24 @@ func TestVerbs(t *testing.T) {
 		{"9 control", console.ExitUsage},
 		{"7 control", console.ExitFailed},
 		{"0 control 1", console.ExitUsage},
+		{"0 stop 1", console.ExitUsage},          // without --debug
+		{"--debug 0 stop", console.ExitUsage},    // to whom?
+		{"--debug 0 stop x", console.ExitUsage},  // the same
+		{"--debug 0 stop 1", console.ExitFailed}, // the server runs without --debug
+		{"--debug 0 restart 1", console.ExitFailed},
+		{"0 removepage", console.ExitFailed},
+		{"0 recvstop 3 0", console.ExitFailed},
 	} {
 		if out, stderr, status := run(t, c, x.line); status != x.want || status != 0 && x.want != console.ExitFailed && stderr == "" {
 			t.Errorf("%q: status %d, want %d: %s%s", x.line, status, x.want, out, stderr)
+		}
+	}
+	for line, want := range map[string]string{
+		"0 suppress 5":     "PSSAdmin: suppress is refused: votes can't be held back: stop a server with down, or cut it off with stop\n",
+		"--debug 0 stop 1": "PSSAdmin: server 0: server 0 runs without --debug, and injects no faults\n",
+	} {
+		if _, stderr, _ := run(t, c, line); stderr != want {
+			t.Errorf("%s: %q, want %q", line, stderr, want)
 		}
 	}
 	out, stderr, status := run(t, c, fmt.Sprintf("%d birth", m))

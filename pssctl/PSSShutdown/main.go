@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"io"
 	"os"
 	"strings"
@@ -29,24 +30,8 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 }
 
 func stop(c *cli.Context) error {
-	if c.NArg() == 0 {
-		return console.Usagef("the id of a server is wanted")
-	}
-	conf, err := console.Conf(c)
-	if err != nil {
-		return err
-	}
-	s, err := console.ID(conf, c.Args().First())
-	if err != nil {
-		return err
-	}
-	ctx, cancel := console.Bound(c)
-	defer cancel()
-	conn, err := admin.Dial(ctx, conf, s.ID)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	comment := strings.Join(c.Args().Tail(), " ")
-	return conn.Call(ctx, admin.MethodShutdown, admin.ShutdownArgs{Abort: comment == abort, Comment: comment}, nil)
+	return console.OnServer(c, func(ctx context.Context, conn *admin.Conn) error {
+		comment := strings.Join(c.Args().Tail(), " ")
+		return conn.Call(ctx, admin.MethodShutdown, admin.ShutdownArgs{Abort: comment == abort, Comment: comment}, nil)
+	})
 }

@@ -65,13 +65,17 @@ func JSONFlag() cli.Flag { return &cli.BoolFlag{Name: "json", Usage: "print JSON
 // Conf loads the server.conf that --conf, the environment or the default names.
 func Conf(c *cli.Context) (*cell.Config, error) { return cell.Load(cell.File(c.String("conf"))) }
 
+// Timeout is the command's --timeout.
+func Timeout(c *cli.Context) time.Duration {
+	if w, ok := c.Generic("timeout").(*wait); ok && *w > 0 {
+		return time.Duration(*w)
+	}
+	return DefaultTimeout
+}
+
 // Bound is the command's context with its --timeout.
 func Bound(c *cli.Context) (context.Context, context.CancelFunc) {
-	d := DefaultTimeout
-	if w, ok := c.Generic("timeout").(*wait); ok && *w > 0 {
-		d = time.Duration(*w)
-	}
-	return context.WithTimeout(c.Context, d)
+	return context.WithTimeout(c.Context, Timeout(c))
 }
 
 // wait is the value of --timeout: a number of seconds, or a duration with its unit. 0: not given.
@@ -79,15 +83,24 @@ type wait time.Duration
 
 // Set implements flag.Value.
 func (w *wait) Set(text string) error {
-	d, err := time.ParseDuration(text)
-	if n, e := strconv.ParseUint(text, 10, 31); e == nil {
-		d, err = time.Duration(n)*time.Second, nil
-	}
-	if err != nil || d <= 0 {
+	d, err := Seconds(text)
+	if err != nil || d == 0 {
 		return fmt.Errorf("--timeout %q is no time to wait, in seconds", text)
 	}
 	*w = wait(d)
 	return nil
+}
+
+// Seconds reads a number of seconds, or a duration with its unit. It is not negative.
+func Seconds(text string) (time.Duration, error) {
+	d, err := time.ParseDuration(text)
+	if n, e := strconv.ParseUint(text, 10, 31); e == nil {
+		d, err = time.Duration(n)*time.Second, nil
+	}
+	if err != nil || d < 0 {
+		return 0, fmt.Errorf("%q is no time, in seconds", text)
+	}
+	return d, nil
 }
 
 // String implements flag.Value.
@@ -109,6 +122,31 @@ func ID(conf *cell.Config, text string) (cell.Server, error) {
 		return s, fmt.Errorf("%s has no record of server %d", conf.File, id)
 	}
 	return s, nil
+}
+
+// Server is the server that the command's first argument names, and the cell it belongs to.
+func Server(c *cli.Context) (*cell.Config, cell.Server, error) {
+	if c.NArg() == 0 {
+		return nil, cell.Server{}, Usagef("the id of a server is wanted")
+	}
+	conf, err := Conf(c)
+	if err != nil {
+		return nil, cell.Server{}, err
+	}
+	s, err := ID(conf, c.Args().First())
+	return conf, s, err
+}
+
+// OnServer does something over a connection to the server that the command's first argument names; ctx has the
+// command's --timeout.
+func OnServer(c *cli.Context, do func(ctx context.Context, conn *admin.Conn) error) error {
+	conf, s, err := Server(c)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := Bound(c)
+	defer cancel()
+	return admin.With(ctx, conf, s.ID, func(conn *admin.Conn) error { return do(ctx, conn) })
 }
 
 // NewApp is an App with the manners of all commands. Its Action and Commands are the caller's.

@@ -56,12 +56,7 @@ func ask(ctx context.Context, conf *cell.Config, s cell.Server) Server {
 	defer cancel()
 	found := Server{ID: s.ID, Role: role(s.ID), Host: s.Host}
 	var st admin.Status
-	conn, err := admin.Dial(ctx, conf, s.ID)
-	if err == nil {
-		defer conn.Close()
-		err = conn.Call(ctx, admin.MethodStatus, nil, &st)
-	}
-	if err != nil {
+	if err := admin.CallServer(ctx, conf, s.ID, admin.MethodStatus, nil, &st); err != nil {
 		found.Error = err.Error()
 		return found
 	}

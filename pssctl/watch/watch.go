@@ -89,13 +89,8 @@ func (w *Watcher) Look(ctx context.Context) View {
 func (w *Watcher) load(ctx context.Context, master cell.ID) *admin.Load {
 	ctx, cancel := context.WithTimeout(ctx, survey.AnswerTimeout)
 	defer cancel()
-	conn, err := admin.Dial(ctx, w.conf, master)
-	if err != nil {
-		return nil
-	}
-	defer conn.Close()
 	var l admin.Load
-	if conn.Call(ctx, admin.MethodLoad, nil, &l) != nil {
+	if admin.CallServer(ctx, w.conf, master, admin.MethodLoad, nil, &l) != nil {
 		return nil
 	}
 	return &l

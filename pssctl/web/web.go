@@ -246,20 +246,17 @@ func (s *Server) look(ctx context.Context) state {
 func (s *Server) lines(ctx context.Context, id cell.ID) (lines []logLine) {
 	ctx, cancel := context.WithTimeout(ctx, survey.AnswerTimeout)
 	defer cancel()
-	conn, err := admin.Dial(ctx, s.conf, id)
-	if err != nil {
-		return nil
-	}
-	defer conn.Close()
-	err = conn.Stream(ctx, admin.MethodLog, admin.LogArgs{Last: linesOfEach}, func(item json.RawMessage) error {
-		var l admin.LogLine
-		if err := json.Unmarshal(item, &l); err != nil {
-			return err
-		}
-		if l.Text != "" { // the last part is empty
-			lines = append(lines, logLine{id, l})
-		}
-		return nil
+	err := admin.With(ctx, s.conf, id, func(conn *admin.Conn) error {
+		return conn.Stream(ctx, admin.MethodLog, admin.LogArgs{Last: linesOfEach}, func(item json.RawMessage) error {
+			var l admin.LogLine
+			if err := json.Unmarshal(item, &l); err != nil {
+				return err
+			}
+			if l.Text != "" { // the last part is empty
+				lines = append(lines, logLine{id, l})
+			}
+			return nil
+		})
 	})
 	if err != nil {
 		return nil
