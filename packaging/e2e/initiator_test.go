@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/paxos-iscsi/paxos-iscsi/packaging/rig"
 	"github.com/paxos-iscsi/paxos-iscsi/packaging/verify"
@@ -26,6 +27,56 @@ func TestInitiator(t *testing.T) {
 		tryInitiator(t, p)
 	})
 	t.Run("ours", func(t *testing.T) { tryInitiator(t, suite.programs) })
+	t.Run("several connections", trySeveralConnections)
+}
+
+// trySeveralConnections has a session of four connections under load, of which an administrator closes one after the
+// other: the session goes on, and everything that was acknowledged is there.
+func trySeveralConnections(t *testing.T) {
+	const name, connections = "iqn.2001-03.jp.tritech:several", 4
+	dir := tempDir(t)
+	store := filepath.Join(dir, "disk")
+	must(t, os.WriteFile(store, nil, 0o600))
+	must(t, os.Truncate(store, unitBytes))
+	target, err := rig.NewTarget(rig.TargetOptions{Dir: dir, Programs: suite.programs})
+	must(t, err)
+	t.Cleanup(target.Close)
+	must(t, target.Start(limit(t)))
+	must(t, target.AddUnit(limit(t), 1, name, 1, "rdwr", store, ""))
+	admin := func(args string) string {
+		t.Helper()
+		out, err := target.Admin(limit(t), strings.Fields(args)...)
+		must(t, err)
+		return out
+	}
+	admin("--op update --mode target --tid 1 -n MaxConnections -v 4")
+	s, err := initiator.Login(limit(t), initiator.Options{Portal: target.Portal, Target: name, Initiator: initiatorName,
+		Connections: connections, Reconnect: stepTimeout})
+	must(t, err)
+	defer s.Close()
+	must(t, s.Ready(1))
+	if n := strings.Count(admin("--op show --mode conn --tid 1"), "Connection: "); n != connections || s.Connections() != n {
+		t.Errorf("%d connections, %d at the target", s.Connections(), n)
+	}
+	l, err := verify.New(verify.Options{Device: s, LUN: 1, BlockBytes: 512, First: 2048, Blocks: 4096, Depth: 32, IOBlocks: 16, ReadPart: 40, Fresh: true})
+	must(t, err)
+	l.Start()
+	defer l.Stop()
+	const closed = 8
+	for n := range closed {
+		must(t, l.WaitAcks(limit(t), uint64(n+1)*500))
+		admin(fmt.Sprintf("--op delete --mode conn --tid 1 --sid 1 --cid %d", n%connections))
+		for s.Rejoins() != n+1 && t.Context().Err() == nil && s.Relogins() == 0 && l.Err() == nil {
+			time.Sleep(time.Millisecond)
+		}
+	}
+	must(t, l.WaitAcks(limit(t), (closed+1)*500))
+	l.Stop()
+	must(t, errors.Join(l.ReadBack(limit(t)), l.Err()))
+	if s.Rejoins() != closed || s.Relogins() != 0 || s.Connections() != connections {
+		t.Errorf("%d connections were closed: %d taken up again, %d new sessions, %d connections", closed, s.Rejoins(), s.Relogins(), s.Connections())
+	}
+	must(t, errors.Join(s.Close(), target.Stop(limit(t))))
 }
 
 func tryInitiator(t *testing.T, p rig.Programs) {

@@ -21,7 +21,7 @@ type Found struct {
 // Discover asks a portal for its targets (SendTargets=All, RFC 7143 appendix C).
 func Discover(ctx context.Context, o Options) ([]Found, error) {
 	o.Target = ""
-	c, err := dial(ctx, &o, newISID())
+	c, err := dial(ctx, &o, newISID(), 0, nil)
 	if err != nil {
 		return nil, err
 	}

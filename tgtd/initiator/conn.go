@@ -12,6 +12,8 @@ import (
 // write is under way and then go out in one.
 type conn struct {
 	nc       net.Conn
+	cid      uint16
+	joins    *membership // the session that the connection joins; nil: it begins one
 	r        *bufio.Reader
 	digests  pdu.Digests
 	recovery *recovery // nil without error recovery
@@ -20,6 +22,7 @@ type conn struct {
 
 	// The session's lock guards these until the session has taken them over.
 	cmdSN, maxSN uint32
+	expSN        uint32 // ExpCmdSN of the last login response
 
 	mu        sync.Mutex
 	expStatSN uint32
@@ -47,13 +50,15 @@ type negotiated struct {
 	maxBurst     int
 	maxSend      int // the target's MaxRecvDataSegmentLength
 	tsih         uint16
+	connections  int // MaxConnections
 	recovery     int // ErrorRecoveryLevel
 	targetDigest pdu.Digests
 }
 
 func newConn(nc net.Conn) *conn {
 	c := &conn{nc: nc, r: bufio.NewReaderSize(nc, readBuffer), wake: make(chan struct{}, 1),
-		neg: negotiated{initialR2T: true, immediate: true, firstBurst: 65536, maxBurst: 262144, maxSend: 8192}}
+		neg: negotiated{initialR2T: true, immediate: true, firstBurst: 65536, maxBurst: 262144, maxSend: 8192,
+			connections: 1}}
 	c.idle.L = &c.mu
 	return c
 }

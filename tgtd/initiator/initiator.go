@@ -4,8 +4,9 @@
 // level 1 damaged PDUs are asked for again. The project's own checks and
 // measurements use it; it shares only the PDU codec with the target.
 //
-// A session has one reader goroutine, which calls Done, and one sender goroutine for what the reader must
-// not wait for. Submit writes by itself unless somebody is writing already, who then takes it along.
+// A connection has one reader goroutine, which calls Done, and one sender goroutine for what the reader must
+// not wait for. Submit writes by itself unless somebody is writing already, who then takes it along. A session may have
+// several connections (multi.go).
 //
 // What an operating system's SCSI layer does above its initiator is not done here: a command that ends
 // with UNIT ATTENTION or BUSY is not repeated. A target that hangs without closing its connection is waited
@@ -21,6 +22,7 @@ import (
 // Named limits of a session.
 const (
 	MaxDepth         = 256       // commands under way
+	MaxConnections   = 8         // of one session
 	MaxTransfer      = 16 << 20  // bytes of one command
 	maxRecvSegment   = 256 << 10 // MaxRecvDataSegmentLength that we declare, in bytes
 	maxBurst         = 1 << 20   // MaxBurstLength that we offer, in bytes
@@ -53,6 +55,9 @@ type Options struct {
 	// Recovery offers error recovery level 1: damaged PDUs do not end the connection. It needs both digests.
 	Recovery bool
 	Depth    int // commands under way, 1 to MaxDepth; 0 means 32
+	// Connections is how many connections the session has if the target lets it, 1 to MaxConnections; 0 means 1. With
+	// several there is no error recovery level 1.
+	Connections int
 	// Reconnect makes the session outlive its connection. For so long it tries, before commands fail;
 	// refused logins count as attempts, since a target that was started anew gets its units bit by bit.
 	Reconnect time.Duration
@@ -150,7 +155,9 @@ type Task struct {
 	itt    uint32 // initiator task tag of the latest issue: the slot, with recovery below a number of the issue
 	seq    uint64 // order of submission
 	sn     uint32 // CmdSN of the latest issue
-	sent   bool   // issued on the present connection
+	sent   bool   // issued on a connection of the present session
+	conn   *conn  // that; nil when it was lost
+	cid    uint16 // its number
 
 	// Of recovery; all but retried, which the session guards, are the reader's own.
 	nextSN  uint32 // DataSN or R2TSN that comes next
@@ -161,5 +168,5 @@ type Task struct {
 // clear forgets what a former use has left.
 func (t *Task) clear() {
 	t.Status, t.Sense, t.Moved, t.Residual, t.Err, t.sent = 0, nil, 0, 0, nil, false
-	t.nextSN, t.asked, t.retried = 0, false, false
+	t.nextSN, t.asked, t.retried, t.conn = 0, false, false, nil
 }

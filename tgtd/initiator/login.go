@@ -61,7 +61,10 @@ type exchange struct {
 func (e *exchange) round(csg, nsg pdu.Stage, transit bool, text []byte) error {
 	c := e.c
 	req := pdu.LoginRequest{Transit: transit, CSG: csg, NSG: nsg, ISID: e.isid, InitiatorTag: e.tag,
-		CmdSN: c.cmdSN, ExpStatSN: c.expStatSN}
+		CID: c.cid, CmdSN: c.cmdSN, ExpStatSN: c.expStatSN}
+	if c.joins != nil {
+		req.TSIH = c.joins.neg.tsih
+	}
 	if !transit {
 		req.NSG = 0
 	}
@@ -85,7 +88,7 @@ func (e *exchange) round(csg, nsg pdu.Stage, transit bool, text []byte) error {
 		return fmt.Errorf("%w: a login response in pieces", ErrProtocol)
 	}
 	c.expStatSN = e.reply.StatSN + 1
-	c.maxSN = e.reply.MaxCmdSN
+	c.expSN, c.maxSN = e.reply.ExpCmdSN, e.reply.MaxCmdSN
 	kvs, err := pdu.ParseText(r.Data)
 	if err != nil {
 		return err
@@ -122,6 +125,10 @@ func (e *exchange) refused(text []byte) error {
 // login takes the connection through the login phase (RFC 7143 6).
 func (c *conn) login(o *Options, isid [6]byte) error {
 	c.cmdSN, c.expStatSN = 1, 0
+	if c.joins != nil {
+		c.cmdSN = c.joins.cmdSN
+		c.neg = c.joins.neg
+	}
 	e := &exchange{c: c, isid: isid}
 	if err := e.security(o); err != nil {
 		return err
@@ -239,6 +246,7 @@ func (e *exchange) operational(o *Options) error {
 		}
 		return "None"
 	}
+	c := e.c
 	text := pdu.AppendText(nil, "HeaderDigest", wantDigest(o.HeaderDigest))
 	text = pdu.AppendText(text, "DataDigest", wantDigest(o.DataDigest))
 	text = pdu.AppendText(text, "MaxRecvDataSegmentLength", strconv.Itoa(maxRecvSegment))
@@ -246,10 +254,10 @@ func (e *exchange) operational(o *Options) error {
 	if o.Recovery {
 		level = "1"
 	}
-	if o.Target != "" {
+	if o.Target != "" && c.joins == nil { // else they are the session's
 		for _, kv := range [][2]string{{"InitialR2T", "No"}, {"ImmediateData", "Yes"},
 			{"MaxBurstLength", strconv.Itoa(maxBurst)}, {"FirstBurstLength", strconv.Itoa(firstBurst)},
-			{"MaxOutstandingR2T", "1"}, {"MaxConnections", "1"}, {"ErrorRecoveryLevel", level},
+			{"MaxOutstandingR2T", "1"}, {"MaxConnections", strconv.Itoa(o.connections())}, {"ErrorRecoveryLevel", level},
 			{"DataPDUInOrder", "Yes"}, {"DataSequenceInOrder", "Yes"},
 			{"DefaultTime2Wait", "0"}, {"DefaultTime2Retain", "0"}} {
 			text = pdu.AppendText(text, kv[0], kv[1])
@@ -295,6 +303,12 @@ func (e *exchange) agree() error {
 				return fmt.Errorf("%w: %s=%s", ErrProtocol, key, v)
 			}
 			n.recovery = level
+		case "MaxConnections":
+			count, err := strconv.Atoi(v)
+			if err != nil || count < 1 {
+				return fmt.Errorf("%w: %s=%s", ErrProtocol, key, v)
+			}
+			n.connections = count
 		case "MaxBurstLength":
 			into = &n.maxBurst
 		case "FirstBurstLength":

@@ -45,6 +45,7 @@ const manageTag = MaxDepth
 type management struct {
 	f        Function
 	lun      uint64
+	conn     *conn  // that it goes by
 	task     *Task  // of AbortTask
 	last     uint64 // the newest submission it is about
 	done     chan struct{}
@@ -60,7 +61,7 @@ func (m *management) finish(response byte, err error) {
 // covers says whether the function ends a command.
 func (m *management) covers(t *Task) bool {
 	switch {
-	case !t.sent || t.seq > m.last:
+	case t.conn == nil || t.seq > m.last: // one that a lost connection carried is over at the target, and comes again
 		return false
 	case m.f == AbortTask:
 		return t == m.task
@@ -83,7 +84,7 @@ func (s *Session) Manage(f Function, lun uint64, t *Task) error {
 	}
 	req := pdu.TaskRequest{Immediate: true, Function: byte(f), LUN: raw, InitiatorTag: manageTag, ReferencedTag: pdu.NoTag}
 	s.mu.Lock()
-	c := s.conn
+	c := s.someConn()
 	switch {
 	case s.closed:
 		defer s.mu.Unlock()
@@ -94,12 +95,14 @@ func (s *Session) Manage(f Function, lun uint64, t *Task) error {
 	}
 	m := &management{f: f, lun: lun, task: t, last: s.seq, done: make(chan struct{})}
 	if f == AbortTask {
-		if s.slots[t.tag] != t || !t.sent {
+		if s.slots[t.tag] != t || t.conn == nil {
 			s.mu.Unlock()
 			return &ManageError{1}
 		}
 		req.ReferencedTag, req.RefCmdSN = t.itt, t.sn
+		c = t.conn
 	}
+	m.conn = c
 	req.CmdSN = s.cmdSN
 	s.managed = m
 	c.manage(&req)

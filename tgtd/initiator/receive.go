@@ -123,12 +123,12 @@ func (s *Session) window(c *conn, st *pdu.Status, counts bool) {
 	}
 }
 
-// task is the command under way with a tag.
-func (s *Session) task(tag uint32) (*Task, error) {
+// task is the command under way on a connection with a tag.
+func (s *Session) task(c *conn, tag uint32) (*Task, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	slot := tag % (1 << slotBits)
-	if slot >= uint32(len(s.slots)) || s.slots[slot] == nil || s.slots[slot].itt != tag {
+	if slot >= uint32(len(s.slots)) || s.slots[slot] == nil || s.slots[slot].itt != tag || s.slots[slot].conn != c {
 		return nil, fmt.Errorf("%w: no command has the tag %#x", ErrProtocol, tag)
 	}
 	return s.slots[slot], nil
@@ -137,7 +137,7 @@ func (s *Session) task(tag uint32) (*Task, error) {
 func (s *Session) takeData(c *conn, h *pdu.Header, n int) error {
 	var d pdu.DataIn
 	d.Decode(h)
-	t, err := s.task(d.InitiatorTag)
+	t, err := s.task(c, d.InitiatorTag)
 	if err != nil {
 		return err
 	}
@@ -158,7 +158,7 @@ func (s *Session) takeData(c *conn, h *pdu.Header, n int) error {
 func (s *Session) takeResponse(c *conn, h *pdu.Header, n int) error {
 	var r pdu.SCSIResponse
 	r.Decode(h)
-	t, err := s.task(r.InitiatorTag)
+	t, err := s.task(c, r.InitiatorTag)
 	if err != nil {
 		return err
 	}
@@ -204,7 +204,7 @@ func (s *Session) finish(c *conn, t *Task, status byte, r pdu.Residual) {
 func (s *Session) takeR2T(c *conn, h *pdu.Header) error {
 	var r pdu.R2T
 	r.Decode(h)
-	t, err := s.task(r.InitiatorTag)
+	t, err := s.task(c, r.InitiatorTag)
 	if err != nil {
 		return err
 	}
@@ -218,8 +218,12 @@ func (s *Session) takeR2T(c *conn, h *pdu.Header) error {
 	return nil
 }
 
-// takeAsync takes an asynchronous message (RFC 7143 11.9). SCSI events and a vendor's own mean nothing here;
-// all others announce the end of the connection, or want it.
+// asyncDropped is the event that a connection, the one that Parameter1 names, is dropped (RFC 7143 11.9.1).
+const asyncDropped = 2
+
+// takeAsync takes an asynchronous message (RFC 7143 11.9). SCSI events and a vendor's own mean nothing here; that
+// another connection was dropped its own reader sees, and by now it may be there again. All others announce the end of
+// this connection, or want it.
 func (s *Session) takeAsync(c *conn, h *pdu.Header, n int) error {
 	var a pdu.Async
 	a.Decode(h)
@@ -227,6 +231,9 @@ func (s *Session) takeAsync(c *conn, h *pdu.Header, n int) error {
 		return err
 	}
 	s.window(c, &a.Status, true)
+	if a.Event == asyncDropped && a.Parameter[0] != c.cid {
+		return nil
+	}
 	if a.Event != 0 && a.Event != 255 {
 		return fmt.Errorf("the target ends the connection: asynchronous event %d", a.Event)
 	}

@@ -33,10 +33,11 @@ type recovery struct {
 func (s *Session) Recovered() (damaged, retried int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.conn == nil || s.conn.recovery == nil {
+	c := s.conns[0] // there is no other with recovery
+	if c == nil || c.recovery == nil {
 		return 0, 0
 	}
-	r := s.conn.recovery
+	r := c.recovery
 	return int(r.damaged.Load()), int(r.retried.Load())
 }
 
@@ -177,7 +178,7 @@ func (s *Session) recover(c *conn, h *pdu.Header, n int, err error) (bool, error
 	case pdu.OpDataIn:
 		return true, s.recoverData(c, h, n)
 	case pdu.OpR2T:
-		t, err := s.task(h.InitiatorTag())
+		t, err := s.task(c, h.InitiatorTag())
 		var p pdu.R2T
 		p.Decode(h)
 		return c.outOfOrder(t, err, p.R2TSN), nil
@@ -201,7 +202,7 @@ func (s *Session) recover(c *conn, h *pdu.Header, n int, err error) (bool, error
 	if h.Opcode() == pdu.OpSCSIResponse {
 		var p pdu.SCSIResponse
 		p.Decode(h)
-		if t, err := s.task(p.InitiatorTag); err == nil && pdu.Less(t.nextSN, p.ExpDataSN) {
+		if t, err := s.task(c, p.InitiatorTag); err == nil && pdu.Less(t.nextSN, p.ExpDataSN) {
 			r.blocked, r.until = t, p.ExpDataSN
 			c.askData(t)
 			return true, c.discard(n)
@@ -230,7 +231,7 @@ func (c *conn) outOfOrder(t *Task, err error, sn uint32) bool {
 func (s *Session) recoverData(c *conn, h *pdu.Header, n int) error {
 	var d pdu.DataIn
 	d.Decode(h)
-	t, err := s.task(d.InitiatorTag)
+	t, err := s.task(c, d.InitiatorTag)
 	if c.outOfOrder(t, err, d.DataSN) {
 		return c.discard(n)
 	}
@@ -287,7 +288,7 @@ func (s *Session) takeReject(c *conn, h *pdu.Header, n int) error {
 	of := (*pdu.Header)(refused)
 	switch {
 	case p.Reason == pdu.RejectDataDigest && of.Opcode() == pdu.OpSCSICommand:
-		if t, err := s.task(of.InitiatorTag()); err == nil { // else it was answered already
+		if t, err := s.task(c, of.InitiatorTag()); err == nil { // else it was answered already
 			s.mu.Lock()
 			s.retry(c, t)
 			s.mu.Unlock()

@@ -144,7 +144,7 @@ func TestRecovery(t *testing.T) {
 	s := r.login(t, func(o *Options) {
 		o.Portal, o.Recovery, o.HeaderDigest, o.DataDigest = d.l.Addr().String(), true, true, true
 	})
-	if s.conn.recovery == nil {
+	if s.conns[0].recovery == nil {
 		t.Fatal("no error recovery was agreed on")
 	}
 	const workers, region = 6, 256 // blocks

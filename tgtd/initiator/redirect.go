@@ -37,11 +37,11 @@ func where(address string) (string, error) {
 	return net.JoinHostPort(host, "3260"), nil
 }
 
-// dialTarget logs in, wherever the target sends us. A permanent redirection is remembered in o.
-func dialTarget(ctx context.Context, o *Options, isid [6]byte) (*conn, error) {
+// dialTarget logs in, wherever the target sends us. A permanent redirection is remembered in o. joins is as in conn.
+func dialTarget(ctx context.Context, o *Options, isid [6]byte, cid uint16, joins *membership) (*conn, error) {
 	at := *o
 	for hops := 0; ; hops++ {
-		c, err := dial(ctx, &at, isid)
+		c, err := dial(ctx, &at, isid, cid, joins)
 		var r *redirected
 		if !errors.As(err, &r) {
 			return c, err

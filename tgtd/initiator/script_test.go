@@ -319,7 +319,7 @@ func FuzzReceive(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c := newConn(playback{Reader: bytes.NewReader(b)})
 		c.maxSN = 32
-		s := &Session{o: Options{Depth: 2}, slots: make([]*Task, 2), held: make([]bool, 2), free: []uint32{0, 1}}
+		s := &Session{o: Options{Depth: 2}, slots: make([]*Task, 2), held: make([]bool, 2), free: []uint32{0, 1}, conns: make([]*conn, 1)}
 		s.room.L = &s.mu
 		s.adopt(c)
 		ended := 0

@@ -13,19 +13,23 @@ import (
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/iscsi/pdu"
 )
 
-// Session is an iSCSI session of one connection at a time. Its methods may be called from any goroutine,
+// Session is an iSCSI session. Its methods may be called from any goroutine,
 // but not from within Done, save Again.
 type Session struct {
 	o    Options
 	isid [6]byte
 
 	mu      sync.Mutex
-	room    sync.Cond // signalled when a slot opens, or at the end
-	slots   []*Task   // by tag; nil has no command under way
-	held    []bool    // by tag: the command is over and its Done is running
-	free    []uint32  // tags that are neither
-	unsent  []*Task   // in slots, and waiting for a connection or the command window; in order
-	conn    *conn     // nil while there is none
+	room    sync.Cond  // signalled when a slot opens, or at the end
+	slots   []*Task    // by tag; nil has no command under way
+	held    []bool     // by tag: the command is over and its Done is running
+	free    []uint32   // tags that are neither
+	unsent  []*Task    // in slots, and waiting for a connection or the command window; in order
+	conns   []*conn    // by CID; nil while there is none
+	next    int        // index of the connection that the next command goes by
+	running int        // readers, of all connections
+	rejoins int        // connections that were taken up again in a living session
+	neg     negotiated // with the session's first connection
 	cmdSN   uint32
 	maxSN   uint32
 	expSN   uint32 // ExpCmdSN as last heard
@@ -37,6 +41,7 @@ type Session struct {
 	managed *management // the task management function under way
 
 	managing sync.Mutex // held while a task management function is under way
+	logins   sync.Mutex // held while a connection logs in
 	ctx      context.Context
 	cancel   context.CancelFunc
 	tasks    sync.WaitGroup
@@ -51,6 +56,10 @@ func Login(ctx context.Context, o Options) (*Session, error) {
 	switch {
 	case o.Depth < 1 || o.Depth > MaxDepth:
 		return nil, fmt.Errorf("depth %d: 1 to %d commands can be under way", o.Depth, MaxDepth)
+	case o.Connections < 0 || o.Connections > MaxConnections:
+		return nil, fmt.Errorf("%d connections: 1 to %d make a session", o.Connections, MaxConnections)
+	case o.connections() > 1 && o.Recovery:
+		return nil, fmt.Errorf("log in to %s: there is no error recovery level 1 with several connections", o.Portal)
 	case o.Target == "":
 		return nil, fmt.Errorf("log in to %s: no target is named", o.Portal)
 	case o.Recovery && !(o.HeaderDigest && o.DataDigest):
@@ -66,18 +75,23 @@ func Login(ctx context.Context, o Options) (*Session, error) {
 		s.free = append(s.free, uint32(i))
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	c, err := dialTarget(ctx, &s.o, s.isid)
+	c, err := dialTarget(ctx, &s.o, s.isid, 0, nil)
 	if err != nil {
 		s.cancel()
 		return nil, err
 	}
+	s.conns = make([]*conn, min(o.connections(), c.neg.connections))
 	s.adopt(c)
-	s.tasks.Go(func() { s.run(c) })
+	s.start(c)
+	if err := s.joinAll(ctx); err != nil {
+		s.Close()
+		return nil, err
+	}
 	return s, nil
 }
 
 // dial makes a connection and logs in on it.
-func dial(ctx context.Context, o *Options, isid [6]byte) (*conn, error) {
+func dial(ctx context.Context, o *Options, isid [6]byte, cid uint16, joins *membership) (*conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, loginTimeout)
 	defer cancel()
 	var d net.Dialer
@@ -88,6 +102,7 @@ func dial(ctx context.Context, o *Options, isid [6]byte) (*conn, error) {
 	// The context ends the login by way of the connection.
 	stop := context.AfterFunc(ctx, func() { nc.SetDeadline(time.Unix(1, 0)) })
 	c := newConn(nc)
+	c.cid, c.joins = cid, joins
 	err = c.login(o, isid)
 	if !stop() && err == nil {
 		err = ctx.Err()
@@ -102,7 +117,7 @@ func dial(ctx context.Context, o *Options, isid [6]byte) (*conn, error) {
 	return c, nil
 }
 
-// adopt makes c the session's connection and issues everything under way on it. The login has ended the
+// adopt makes c the session's first connection and issues everything under way on it. The login has ended the
 // former connection at the target, with all its commands (RFC 7143 6.3.5, session reinstatement), so that none
 // of them can take effect after its second issue. It returns false if the session was closed meanwhile.
 func (s *Session) adopt(c *conn) bool {
@@ -111,7 +126,8 @@ func (s *Session) adopt(c *conn) bool {
 	if s.closed {
 		return false
 	}
-	s.conn, s.cmdSN, s.maxSN, s.expSN = c, c.cmdSN, c.maxSN, c.cmdSN
+	s.conns[c.cid], s.neg = c, c.neg
+	s.cmdSN, s.maxSN, s.expSN = c.cmdSN, c.maxSN, c.cmdSN
 	s.unsent = s.unsent[:0]
 	for _, t := range s.slots {
 		if t != nil {
@@ -124,82 +140,120 @@ func (s *Session) adopt(c *conn) bool {
 	return true
 }
 
-// pump puts commands into the connection's outgoing data as far as the command window reaches (RFC 7143
-// 4.2.2.1). The session is locked.
+// pump puts commands into the outgoing data of the connections, one after the other, as far as the command window
+// reaches (RFC 7143 4.2.2.1). The session is locked.
 func (s *Session) pump() {
 	n := 0
-	for s.conn != nil && n < len(s.unsent) && int32(s.maxSN-s.cmdSN) >= 0 {
+	for n < len(s.unsent) && int32(s.maxSN-s.cmdSN) >= 0 {
+		c := s.someConn()
+		if c == nil {
+			break
+		}
 		t := s.unsent[n]
-		t.sn, t.sent, t.itt = s.cmdSN, true, t.tag
-		if s.conn.recovery != nil {
+		t.sn, t.sent, t.itt, t.conn, t.cid = s.cmdSN, true, t.tag, c, c.cid
+		if c.recovery != nil {
 			// What is repeated for a command that is over must not be taken for the next one's in its slot.
 			s.issues = (s.issues + 1) % (1 << (31 - slotBits))
 			t.itt |= s.issues << slotBits
 		}
 		s.cmdSN++
-		s.conn.command(t)
+		c.command(t)
+		if len(s.conns) > 1 {
+			c.flushSoon() // nobody else may look after this one
+		}
 		n++
 	}
 	s.unsent = slices.Delete(s.unsent, 0, n)
 }
 
-// run reads responses until the session ends, over as many connections as it takes.
+// start begins to read what comes on a connection.
+func (s *Session) start(c *conn) {
+	s.mu.Lock()
+	s.running++
+	s.mu.Unlock()
+	s.tasks.Go(func() { s.run(c) })
+}
+
+// run reads responses until the session ends, over as many connections with one number as it takes. The last one to
+// leave ends the session.
 func (s *Session) run(c *conn) {
-	for {
+	for cid := c.cid; c != nil; {
 		var sender sync.WaitGroup
 		sender.Go(func() { c.run(s) })
 		c.flushSoon()
 		err := s.receive(c)
 		c.close()
 		sender.Wait()
-		s.mu.Lock()
-		s.conn = nil
-		closed, m := s.closed, s.managed
-		s.managed = nil
-		s.mu.Unlock()
-		if m != nil {
-			m.finish(0, fmt.Errorf("the connection was lost: %w", err))
-		}
-		if closed {
-			s.end(ErrClosed)
-			return
-		}
-		if c = s.again(err); c == nil {
-			return
-		}
-		if !s.adopt(c) {
-			c.close()
-			s.end(ErrClosed)
-			return
-		}
+		s.drop(c, err)
+		c = s.again(cid, err)
+	}
+	s.mu.Lock()
+	s.running--
+	last, why := s.running == 0, s.why()
+	s.mu.Unlock()
+	if last {
+		s.end(why)
 	}
 }
 
-// again logs in anew after the connection was lost, or ends the session when it may not or can't.
-func (s *Session) again(cause error) *conn {
+// drop takes a connection that is lost out of the session.
+func (s *Session) drop(c *conn, why error) {
+	s.mu.Lock()
+	s.conns[c.cid] = nil
+	for _, t := range s.slots {
+		if t != nil && t.conn == c {
+			t.conn = nil
+		}
+	}
+	m := s.managed
+	if m != nil && m.conn == c {
+		s.managed = nil
+	} else {
+		m = nil
+	}
+	s.mu.Unlock()
+	if m != nil {
+		m.finish(0, fmt.Errorf("the connection was lost: %w", why))
+	}
+}
+
+// again logs in anew after a connection was lost, or gives the session up when it may not or can't.
+func (s *Session) again(cid uint16, cause error) *conn {
 	if s.o.Reconnect == 0 {
-		s.end(cause)
+		s.giveUp(cause)
 		return nil
 	}
 	pause := reconnectMin
 	for deadline := time.Now().Add(s.o.Reconnect); time.Now().Before(deadline); pause = min(2*pause, reconnectMax) {
-		c, err := dialTarget(s.ctx, &s.o, s.isid)
-		if err == nil {
-			s.mu.Lock()
-			s.relogin++
-			s.mu.Unlock()
+		c, err := s.revive(cid)
+		if c != nil || errors.Is(err, ErrClosed) {
 			return c
 		}
 		cause = err
 		select {
 		case <-s.ctx.Done():
-			s.end(ErrClosed)
 			return nil
 		case <-time.After(pause):
 		}
 	}
-	s.end(fmt.Errorf("no new login within %v: %w", s.o.Reconnect, cause))
+	s.giveUp(fmt.Errorf("no new login within %v: %w", s.o.Reconnect, cause))
 	return nil
+}
+
+// giveUp closes the session for a reason, which ends the other connections, too.
+func (s *Session) giveUp(cause error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.closed, s.err = true, cause
+	}
+	for _, c := range s.conns {
+		if c != nil {
+			c.nc.Close()
+		}
+	}
+	s.cancel()
+	s.room.Broadcast()
 }
 
 // end fails everything under way.
@@ -270,7 +324,7 @@ func (s *Session) Submit(t *Task) {
 	tag := s.free[len(s.free)-1]
 	s.free = s.free[:len(s.free)-1]
 	s.enter(t, tag)
-	c := s.conn
+	c := t.conn
 	s.mu.Unlock()
 	if c != nil {
 		c.flush()
@@ -347,11 +401,15 @@ func (s *Session) Close() error {
 	s.mu.Lock()
 	first := !s.closed
 	s.closed = true
-	c, sn := s.conn, s.cmdSN
+	c, sn := s.someConn(), s.cmdSN
+	for _, each := range s.conns {
+		if each != nil && first {
+			each.nc.SetDeadline(time.Now().Add(loginTimeout))
+		}
+	}
 	s.room.Broadcast()
 	s.mu.Unlock()
 	if c != nil && first {
-		c.nc.SetDeadline(time.Now().Add(loginTimeout))
 		c.logout(sn)
 		c.flush()
 	}

@@ -44,7 +44,7 @@ func TestTransfers(t *testing.T) {
 					}
 				}
 				s := r.login(t, func(o *Options) { o.HeaderDigest, o.DataDigest = digests, digests })
-				if got := s.conn.digests.Data && s.conn.digests.Header; got != digests {
+				if got := s.conns[0].digests.Data && s.conns[0].digests.Header; got != digests {
 					t.Fatalf("digests %v, want %v", got, digests)
 				}
 				for i, blocks := range []int{1, 8, 9, 600, 6000} {
