@@ -200,10 +200,11 @@ func TestUnreadableMasterHandsOver(t *testing.T) {
 	v.write(20)
 	h.onDisk()
 	m := h.master()
+	servers := h.servers
 	for i, d := range disks {
 		d.SetHook(func(what, name string) error {
 			// Another server's disk can be read as soon as that one is master, and by nobody before.
-			if what == disk.OpRead && strings.HasPrefix(name, "data/") && (i == m || h.servers[i].core.lease.Load() == 0) {
+			if what == disk.OpRead && strings.HasPrefix(name, "data/") && (i == m || servers[i].core.lease.Load() == 0) {
 				return errors.New("input/output error")
 			}
 			return nil
