@@ -178,7 +178,7 @@ type Core struct {
 
 	space      spaceLevel
 	cellFull   bool // of a master: too few disks have room
-	another    bool // of a master: another server could be it
+	another    bool // of a master: others vote, so that another server could be it, now or soon
 	surveyAt   time.Duration
 	handOverAt time.Duration
 	progress   [cell.MaxServers]agreement.Progress // for survey
@@ -358,7 +358,7 @@ func (c *Core) observe(out *Output) {
 		c.refuseQueue(out)
 	}
 	c.view = v
-	c.unread, c.another = 0, false
+	c.unread, c.another = 0, v.Self // whether another server could be master the next survey knows
 	c.leases.restart(c.now)
 	out.Master = &v
 }

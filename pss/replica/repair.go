@@ -23,6 +23,7 @@ const (
 	repairPause   = 200 * time.Millisecond // between two rounds: others may be about to apply what they lack
 	repairTimeout = 2 * time.Second        // for one answer of another server
 	readAttempts  = 4                      // times a client's read meets damage, each after a repair, before it fails
+	passOnWait    = 3 * time.Second        // a read of what was not repaired waits for another master
 )
 
 // errRepairs reports that maxRepairs chunks wait already.
@@ -267,10 +268,11 @@ func (d *damagedRead) passOn(because error) {
 	r := d.c.r
 	another := false
 	r.drive(func(time.Duration) error { another = r.core.Unreadable(); return nil })
-	if !another || d.seen >= readAttempts {
+	if !another || r.now()-d.since > passOnWait {
 		d.finish(op.ReadDamaged, because)
 		return
 	}
+	d.seen = 0 // as often it may meet damage at the next try
 	r.tasks.Go(func() {
 		if !r.wait(repairPause) {
 			return

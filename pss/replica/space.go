@@ -108,7 +108,7 @@ func (c *Core) survey() {
 			best, found = p, true
 		}
 	}
-	c.cellFull, c.another = voters-full < voters/2+1, found
+	c.cellFull, c.another = voters-full < voters/2+1, voters > 1
 	why := ""
 	switch {
 	case c.hangs():
