@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -320,5 +321,46 @@ func TestUnitWaitsForCell(t *testing.T) {
 	}
 	if blocks, _, err := session.Capacity(1); err != nil || blocks != 1<<30/512 {
 		t.Errorf("%d blocks, %v", blocks, err)
+	}
+}
+
+// TestSparseVolume asks a volume of 8 TiB, of which three chunks are written, what of it takes space: GET LBA STATUS
+// finds them in one answer.
+func TestSparseVolume(t *testing.T) {
+	const block, blocks, chunk = 512, 8 << 40 / 512, 4 << 20 / 512
+	s := newSystem(t, rig.Servers(3, 0))
+	must(t, s.cell.CreateVolume(limit(t), "sparse", "8T"))
+	const name = "iqn.2001-03.jp.tritech:sparse"
+	must(t, s.target.AddUnit(limit(t), 9, name, 1, "pss", "sparse", ""))
+	session, err := initiator.Login(limit(t), initiator.Options{Portal: s.target.Portal, Target: name, Initiator: initiatorName})
+	must(t, err)
+	defer session.Close()
+	must(t, session.Ready(1))
+	written := []uint64{0, 3 << 40 / block, blocks - chunk}
+	for _, lba := range written {
+		task := initiator.Task{LUN: 1}
+		task.SetWrite(lba, 8, bytes.Repeat([]byte{1}, 8*block))
+		must(t, session.Do(&task))
+	}
+	task := initiator.Task{LUN: 1, In: make([]byte, 4096)}
+	copy(task.CDB[:], []byte{0x9e, 0x12, 10: 0, 12: 16})
+	must(t, session.Do(&task))
+	var at uint64
+	var found []uint64
+	for d := task.In[8:task.Moved]; len(d) >= 16; d = d[16:] {
+		if lba := binary.BigEndian.Uint64(d); lba != at {
+			t.Errorf("a descriptor of LBA %d behind %d", lba, at)
+		}
+		n := uint64(binary.BigEndian.Uint32(d[8:]))
+		if d[12] == 0 { // mapped
+			found = append(found, at)
+			if n != chunk {
+				t.Errorf("%d blocks mapped at %d", n, at)
+			}
+		}
+		at += n
+	}
+	if at != blocks || !slices.Equal(found, written) {
+		t.Errorf("of %d blocks %d are accounted for; mapped at %d, want %d", uint64(blocks), at, found, written)
 	}
 }

@@ -641,16 +641,25 @@ func (k *conn) query(tag uint64, body []byte) {
 			a.Version, a.Value = obj.Attrs[q.Path].Version, obj.Attrs[q.Path].Value
 		}
 	case q.Code == op.ReadDir:
+		var nodes []op.Node
 		for _, name := range slices.Sorted(maps.Keys(f.Names)) {
-			if !strings.HasPrefix(name, q.Path+"/") || name[len(q.Path)+1:] <= q.Cursor {
+			if strings.HasPrefix(name, q.Path+"/") {
+				n := node(name)
+				n.Name = name[len(q.Path)+1:]
+				nodes = append(nodes, n)
+			}
+		}
+		for _, name := range f.chunksBelow(q.Path) {
+			nodes = append(nodes, op.Node{Name: name, Kind: op.KindFile})
+		}
+		for _, n := range nodes {
+			if n.Name <= q.Cursor {
 				continue
 			}
 			if len(a.Nodes) == 2 { // short answers, so that the client has to ask again
 				a.More = true
 				break
 			}
-			n := node(name)
-			n.Name = name[len(q.Path)+1:]
 			a.Nodes = append(a.Nodes, n)
 		}
 	case f.Names[q.Path] == nil:
@@ -661,6 +670,25 @@ func (k *conn) query(tag uint64, body []byte) {
 		a.Nodes = []op.Node{node(q.Path)}
 	}
 	k.send(func(w *wire.Writer) error { return w.QueryReply(tag, a) })
+}
+
+// chunksBelow lists the digits of the chunks that hold data below a volume, or below one of its folders.
+func (f *Cell) chunksBelow(folder string) (names []string) {
+	for name, o := range f.Names {
+		if o.Kind != op.KindVolume || folder != name && !strings.HasPrefix(folder, name+"/") {
+			continue
+		}
+		for c := range (len(o.Data) + 4<<20 - 1) >> 22 {
+			chunk := fmt.Sprintf("%s/%02x/%02x/%02x", name, c>>16, c>>8&0xff, c&0xff)
+			if !strings.HasPrefix(chunk, folder+"/") || f.chunk(chunk) != op.OK {
+				continue
+			}
+			if digit := chunk[len(folder)+1:][:2]; !slices.Contains(names, digit) {
+				names = append(names, digit)
+			}
+		}
+	}
+	return names
 }
 
 // chunk says whether the path of a volume's chunk, VOLUME/00/00/01, is one that holds data.

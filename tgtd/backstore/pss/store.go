@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,10 +32,8 @@ const (
 // atomicBytes is the longest write that travels as one operation, which the cell agrees on as a whole.
 const atomicBytes = 256 << 10
 
-const (
-	chunkBytes = 4 << 20 // unit of allocation of a volume
-	maxChunks  = 64      // chunks that one Status looks at; it answers for fewer bytes than asked for then
-)
+// chunkBytes is the unit in which a volume says what of it takes space.
+const chunkBytes = 4 << 20
 
 // Type returns the store type for a backstore.Registry. open makes a client of the cell that a
 // server.conf describes (FromConf).
@@ -248,33 +248,75 @@ func translate(err error) error {
 	return fmt.Errorf("%w: %w", backstore.ErrInternal, err)
 }
 
-// status finds out which chunks from io.Offset on are allocated, as far as they are like the first.
-// It is rare, so it asks for one after the other.
+// status finds out whether the chunk at io.Offset takes space, and how many bytes from there on are like it as far as is
+// known. It is rare, and not quick, but its cost does not grow with the volume.
 func (s *store) status(io *backstore.IO) error {
-	ctx := s.ctx
-	if s.timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, s.timeout)
-		defer cancel()
+	ctx, cancel := s.limited(s.ctx)
+	defer cancel()
+	mapped, next, err := s.allocated(ctx, io.Offset/chunkBytes)
+	if err != nil {
+		return err
 	}
-	end := io.Offset + io.Length
-	at := io.Offset
-	for n := 0; at < end && n < maxChunks; n++ {
-		chunk := at / chunkBytes
-		_, err := s.cell.Stat(ctx, fmt.Sprintf("%s/%02x/%02x/%02x", s.path, chunk>>16, chunk>>8&0xff, chunk&0xff))
-		if err != nil && !errors.Is(err, pss.ErrNotFound) {
-			return err
-		}
-		mapped := err == nil
-		if n == 0 {
-			io.Mapped = mapped
-		} else if mapped != io.Mapped {
-			break
-		}
-		at = min(end, (chunk+1)*chunkBytes)
-	}
-	io.MappedLength = at - io.Offset
+	io.Mapped = mapped
+	io.MappedLength = min(next*chunkBytes, io.Offset+io.Length) - io.Offset
 	return nil
+}
+
+// allocated says whether a chunk takes space, and the first chunk behind it with which that may be otherwise. A volume
+// shows as folders of folders of chunks, three levels of two digits each, in which only those are listed that are there.
+func (s *store) allocated(ctx context.Context, chunk int64) (mapped bool, next int64, err error) {
+	high, middle, low := chunk>>16, chunk>>8&0xff, chunk&0xff
+	there, err := s.list(ctx, fmt.Sprintf("%s/%02x/%02x", s.path, high, middle))
+	if err != nil {
+		return false, 0, err
+	}
+	first := chunk - low
+	i, mapped := slices.BinarySearch(there, low)
+	if mapped {
+		for next = low + 1; i+1 < len(there) && there[i+1] == next; i++ {
+			next++
+		}
+		return true, first + next, nil
+	}
+	if i < len(there) {
+		return false, first + there[i], nil
+	}
+	// Nothing more in this folder: the next one that is there.
+	there, err = s.list(ctx, fmt.Sprintf("%s/%02x", s.path, high))
+	if err != nil {
+		return false, 0, err
+	}
+	if i, _ := slices.BinarySearch(there, middle+1); i < len(there) {
+		return false, high<<16 | there[i]<<8, nil
+	}
+	there, err = s.list(ctx, s.path)
+	if err != nil {
+		return false, 0, err
+	}
+	if i, _ := slices.BinarySearch(there, high+1); i < len(there) {
+		return false, there[i] << 16, nil
+	}
+	return false, 1 << 24, nil
+}
+
+// list gives the digits in a folder of a volume, in order; none if there is no such folder.
+func (s *store) list(ctx context.Context, folder string) ([]int64, error) {
+	nodes, err := s.cell.ReadDir(ctx, folder)
+	if err != nil {
+		if errors.Is(err, pss.ErrNotFound) {
+			err = nil
+		}
+		return nil, err
+	}
+	digits := make([]int64, 0, len(nodes))
+	for _, n := range nodes {
+		d, err := strconv.ParseInt(n.Name, 16, 16)
+		if err != nil {
+			return nil, fmt.Errorf("list %s: %w", folder, err)
+		}
+		digits = append(digits, d)
+	}
+	return digits, nil
 }
 
 // watch calls resized after the volume has grown, or somebody else has changed the state of a shared one, until
