@@ -18,6 +18,10 @@ const (
 	// MaxRegistrations bounds the reservation keys of a unit; a further REGISTER ends with ILLEGAL
 	// REQUEST, INSUFFICIENT REGISTRATION RESOURCES.
 	MaxRegistrations = 256
+	// MaxUnmapDescriptors is announced in the block limits page; a longer list is refused with ILLEGAL
+	// REQUEST, INVALID FIELD IN PARAMETER LIST. It is what fits the 16-bit parameter list length; still it has to be
+	// said: libiscsi's suite takes a unit that announces none for one that can do anything.
+	MaxUnmapDescriptors = (65535 - 8) / 16
 	// MaxCompareBlocks is the announced limit of COMPARE AND WRITE, in blocks; more is INVALID FIELD IN CDB.
 	MaxCompareBlocks = 128
 	// MaxModePages bounds the mode pages of a unit, and MaxModePageBytes the length of one; beyond

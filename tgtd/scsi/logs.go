@@ -31,8 +31,9 @@ func logSense(t *task) outcome {
 		if binary.BigEndian.Uint16(cdb[5:]) > 0 {
 			return t.check(invalidFieldInCDB) // no parameter from there on
 		}
-		// Parameter 0, a binary list of 8 bytes: no additional sense code, temperature unknown.
-		b = append(b, informationalLog, 0, 0, 12, 0, 0, 0x03, 8, 0, 0, 0xff, 0, 0, 0, 0, 0)
+		// Parameter 0, a binary list of 8 bytes: no additional sense code, temperature unknown, and so its threshold
+		// (which is a vendor's, but widely read).
+		b = append(b, informationalLog, 0, 0, 12, 0, 0, 0x03, 8, 0, 0, 0xff, 0xff, 0, 0, 0, 0)
 	default:
 		return t.check(invalidFieldInCDB)
 	}
