@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/paxos-iscsi/paxos-iscsi/packaging/latency"
 	"golang.org/x/sys/unix"
 )
 
@@ -27,8 +28,8 @@ type floor struct {
 	p99   time.Duration
 }
 
-func floorOf(name string, h *latencies) floor {
-	return floor{name: name, count: h.count(), p50: h.quantile(0.5), p99: h.quantile(0.99)}
+func floorOf(name string, h *latency.Histogram) floor {
+	return floor{name: name, count: h.Count(), p50: h.Quantile(0.5), p99: h.Quantile(0.99)}
 }
 
 // takeFloors measures the disk that holds dir, and loopback, each for so long.
@@ -51,7 +52,7 @@ func takeFloors(ctx context.Context, dir string, d time.Duration) ([]floor, erro
 
 // diskFloor writes size bytes and has them made durable, again and again and one after the other in a file that
 // has all its blocks already: what a log does.
-func diskFloor(ctx context.Context, name string, size int, d time.Duration) (*latencies, error) {
+func diskFloor(ctx context.Context, name string, size int, d time.Duration) (*latency.Histogram, error) {
 	fd, err := unix.Open(name, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_DIRECT|unix.O_CLOEXEC, 0o600)
 	if errors.Is(err, unix.EINVAL) {
 		return nil, fmt.Errorf("measure the disk: %s is on none, it takes no direct I/O: name a folder on one with --dir", name)
@@ -85,7 +86,7 @@ func diskFloor(ctx context.Context, name string, size int, d time.Duration) (*la
 	if err := unix.Fsync(fd); err != nil {
 		return nil, fmt.Errorf("measure the disk: %w", err)
 	}
-	h := new(latencies)
+	h := new(latency.Histogram)
 	began := time.Now()
 	for at, now := int64(0), time.Duration(0); now < d && ctx.Err() == nil; at = (at + int64(size)) % floorBytes {
 		if err := write(b[:size], at); err != nil {
@@ -95,7 +96,7 @@ func diskFloor(ctx context.Context, name string, size int, d time.Duration) (*la
 			return nil, fmt.Errorf("measure the disk: %w", err)
 		}
 		after := time.Since(began)
-		h.add(after - now)
+		h.Add(after - now)
 		now = after
 	}
 	return h, ctx.Err()
@@ -106,7 +107,7 @@ const headBytes = 48
 
 // netFloor sends what a read of a page sends, over loopback: a header there, a header and a page back. Both
 // ends are threads that wait in the system call: nothing can be quicker without spinning.
-func netFloor(ctx context.Context, d time.Duration) (*latencies, error) {
+func netFloor(ctx context.Context, d time.Duration) (*latency.Histogram, error) {
 	near, far, err := loopback()
 	if err != nil {
 		return nil, fmt.Errorf("measure loopback: %w", err)
@@ -121,7 +122,7 @@ func netFloor(ctx context.Context, d time.Duration) (*latencies, error) {
 		for readFull(fd, b[:headBytes]) == nil && writeFull(fd, b) == nil {
 		}
 	})
-	h := new(latencies)
+	h := new(latency.Histogram)
 	err = func() error {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
@@ -135,7 +136,7 @@ func netFloor(ctx context.Context, d time.Duration) (*latencies, error) {
 				return fmt.Errorf("measure loopback: %w", err)
 			}
 			after := time.Since(began)
-			h.add(after - now)
+			h.Add(after - now)
 			now = after
 		}
 		return ctx.Err()

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/paxos-iscsi/paxos-iscsi/packaging/latency"
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/initiator"
 )
 
@@ -48,7 +49,7 @@ type load struct {
 	began      time.Time
 	cursor     atomic.Uint64 // next chunk of a sequential test
 	once       bool          // a sequential test ends with the last chunk
-	into       atomic.Pointer[latencies]
+	into       atomic.Pointer[latency.Histogram]
 	stopping   atomic.Bool
 	running    sync.WaitGroup // slots
 	drained    chan struct{}  // closed when no slot runs any more
@@ -114,7 +115,7 @@ func (l *load) look() error {
 }
 
 // start begins; latencies go to h until record says otherwise.
-func (l *load) start(h *latencies) {
+func (l *load) start(h *latency.Histogram) {
 	l.into.Store(h)
 	l.began = time.Now()
 	l.running.Add(len(l.slots))
@@ -134,7 +135,7 @@ func (l *load) start(h *latencies) {
 }
 
 // record lets the latencies of what completes from now on go to h.
-func (l *load) record(h *latencies) { l.into.Store(h) }
+func (l *load) record(h *latency.Histogram) { l.into.Store(h) }
 
 // wait waits for so long, or until the load fails or the context ends.
 func (l *load) wait(ctx context.Context, d time.Duration) error {
@@ -197,7 +198,7 @@ func (l *load) done(t *initiator.Task) {
 		l.running.Done()
 		return
 	}
-	l.into.Load().add(now - s.start)
+	l.into.Load().Add(now - s.start)
 	if l.stopping.Load() || !l.prepare(s) {
 		l.running.Done()
 		return
@@ -266,6 +267,6 @@ func fill(ctx context.Context, u unit, limit time.Duration) error {
 		return err
 	}
 	l.once = true
-	l.start(new(latencies))
+	l.start(new(latency.Histogram))
 	return l.finish(ctx, limit)
 }

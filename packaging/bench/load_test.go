@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/paxos-iscsi/paxos-iscsi/packaging/latency"
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/backstore"
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/initiator"
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/iscsi"
@@ -143,13 +144,13 @@ func serve(t *testing.T, bytes int) (*memory, *iscsi.Server, unit) {
 }
 
 // drive runs a load until the store had so many requests, or the load failed, and returns how it ended.
-func drive(t *testing.T, r test, m *memory, u unit, count int) (*latencies, error) {
+func drive(t *testing.T, r test, m *memory, u unit, count int) (*latency.Histogram, error) {
 	t.Helper()
 	l, err := newLoad(t.Context(), r, u, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, enough := new(latencies), m.after(count)
+	h, enough := new(latency.Histogram), m.after(count)
 	l.start(h)
 	select {
 	case <-enough:
@@ -178,8 +179,8 @@ func TestFillThenEveryTest(t *testing.T) {
 				t.Fatal(err)
 			}
 			reads, writes := m.reads.Load(), m.writes.Load()
-			if uint64(reads+writes) != h.count() {
-				t.Errorf("%d completions of %d reads and %d writes", h.count(), reads, writes)
+			if uint64(reads+writes) != h.Count() {
+				t.Errorf("%d completions of %d reads and %d writes", h.Count(), reads, writes)
 			}
 			// 200 draws or more: the part of reads is off by less than a fifth but once in millions of runs,
 			// and the seed is fixed.
@@ -188,7 +189,7 @@ func TestFillThenEveryTest(t *testing.T) {
 			if off := 20 * want * (100 - want) / 2100; part < want-off || part > want+off {
 				t.Errorf("%.0f%% of the I/Os read, want %d%%", part, r.readPercent)
 			}
-			if h.quantile(1) <= 0 {
+			if h.Quantile(1) <= 0 {
 				t.Error("no latency was noted")
 			}
 			if err := m.check(); err != nil {
@@ -206,11 +207,11 @@ func TestDepth(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, enough := new(latencies), m.after(8)
+	h, enough := new(latency.Histogram), m.after(8)
 	l.start(h)
 	<-enough
-	if h.count() != 0 {
-		t.Errorf("%d I/Os have completed of which none can have", h.count())
+	if h.Count() != 0 {
+		t.Errorf("%d I/Os have completed of which none can have", h.Count())
 	}
 	// The load sends no ninth as long as none is over; the target would have had it by the time it answers this.
 	probe, err := initiator.Login(t.Context(), u.options(1))
@@ -292,7 +293,7 @@ func TestLostTarget(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.start(new(latencies))
+	l.start(new(latency.Histogram))
 	server.Close()
 	<-l.failed
 	if err := l.wait(t.Context(), time.Hour); err != nil {
@@ -319,7 +320,7 @@ func TestStuckTarget(t *testing.T) {
 			}
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			l.start(new(latencies))
+			l.start(new(latency.Histogram))
 			if tt.want == context.Canceled {
 				cancel()
 			}
@@ -351,7 +352,7 @@ func TestNoAllocation(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.session.Close()
-	h := new(latencies)
+	h := new(latency.Histogram)
 	l.into.Store(h)
 	s := &l.slots[0]
 	n := testing.AllocsPerRun(1000, func() {
@@ -361,7 +362,7 @@ func TestNoAllocation(t *testing.T) {
 		if err := l.check(s); err != nil {
 			t.Fatal(err)
 		}
-		l.into.Load().add(time.Since(l.began))
+		l.into.Load().Add(time.Since(l.began))
 	})
 	if n != 0 {
 		t.Errorf("%g allocations for an I/O", n)

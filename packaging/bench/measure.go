@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/paxos-iscsi/paxos-iscsi/packaging/latency"
 	"golang.org/x/sys/unix"
 )
 
@@ -70,7 +71,7 @@ func (l *lab) once(ctx context.Context, p pair, h *home, d time.Duration, seed u
 		return sample{}, err
 	}
 	var before, after usage
-	counted, uncounted := new(latencies), new(latencies)
+	counted, uncounted := new(latency.Histogram), new(latency.Histogram)
 	load.start(uncounted)
 	err = load.wait(ctx, warmUp)
 	if err == nil {
@@ -88,8 +89,8 @@ func (l *lab) once(ctx context.Context, p pair, h *home, d time.Duration, seed u
 		return sample{}, err
 	}
 	s := sample{
-		count: counted.count(), p50: counted.quantile(0.5), p99: counted.quantile(0.99),
-		p999: counted.quantile(0.999), longest: counted.quantile(1),
+		count: counted.Count(), p50: counted.Quantile(0.5), p99: counted.Quantile(0.99),
+		p999: counted.Quantile(0.999), longest: counted.Quantile(1),
 	}
 	s.elapsed, s.servers, s.load, s.others = after.since(before)
 	if s.count == 0 {

@@ -19,6 +19,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/paxos-iscsi/paxos-iscsi/packaging/latency"
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/initiator"
 )
 
@@ -81,10 +82,10 @@ type block struct {
 // Window is what was measured since the load began, or since the last Mark.
 type Window struct {
 	Reads, Writes uint64
-	Errors        uint64        // commands that failed for good
-	Retries       uint64        // commands repeated because of UNIT ATTENTION, BUSY, TASK SET FULL or ABORTED COMMAND
-	Longest       time.Duration // without an acknowledgement, while commands were under way
-	Latency       Histogram     // of all commands, retries included
+	Errors        uint64            // commands that failed for good
+	Retries       uint64            // commands repeated because of UNIT ATTENTION, BUSY, TASK SET FULL or ABORTED COMMAND
+	Longest       time.Duration     // without an acknowledgement, while commands were under way
+	Latency       latency.Histogram // of all commands, retries included
 }
 
 // New prepares a load.

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
-	"pgregory.net/rapid"
 
 	"github.com/paxos-iscsi/paxos-iscsi/tgtd/initiator"
 )
@@ -303,27 +302,4 @@ func TestBadOptions(t *testing.T) {
 			t.Errorf("%+v is taken", o)
 		}
 	}
-}
-
-// TestHistogram compares quantiles with those of the sorted durations themselves.
-func TestHistogram(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		all := rapid.SliceOfN(rapid.Int64Range(0, int64(time.Hour)), 1, 200).Draw(t, "durations")
-		var h, other Histogram
-		for i, d := range all {
-			if i%2 == 0 {
-				h.Add(time.Duration(d))
-			} else {
-				other.Add(time.Duration(d))
-			}
-		}
-		h.Merge(&other)
-		slices.Sort(all)
-		for _, q := range []float64{0, 0.5, 0.99, 1} {
-			want := all[min(int(q*float64(len(all))), len(all)-1)]
-			if got := int64(h.Quantile(q)); got < want || got > want+want/16 {
-				t.Fatalf("quantile %v is %d, want %d or up to a sixteenth more", q, got, want)
-			}
-		}
-	})
 }

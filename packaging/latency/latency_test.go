@@ -1,4 +1,4 @@
-package main
+package latency
 
 import (
 	"math"
@@ -13,7 +13,7 @@ import (
 func TestClasses(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		d := time.Duration(rapid.Int64Min(0).Draw(t, "d"))
-		m := middle(classOf(d))
+		m := upper(classOf(d))
 		if diff := math.Abs(float64(m - d)); diff > float64(d)/64 {
 			t.Fatalf("%d stands for %d", m, d)
 		}
@@ -31,31 +31,31 @@ func TestQuantileModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		all := rapid.SliceOfN(rapid.Int64Range(0, int64(time.Minute)), 1, 300).Draw(t, "durations")
 		q := rapid.Float64Range(0, 1).Draw(t, "q")
-		l := new(latencies)
+		l := new(Histogram)
 		for _, d := range all {
-			l.add(time.Duration(d))
+			l.Add(time.Duration(d))
 		}
 		slices.Sort(all)
 		want := time.Duration(all[max(int(math.Ceil(q*float64(len(all)))), 1)-1])
-		if have := l.quantile(q); have != middle(classOf(want)) {
+		if have := l.Quantile(q); have != upper(classOf(want)) {
 			t.Fatalf("quantile %g is %v, want %v", q, have, want)
 		}
-		if l.count() != uint64(len(all)) {
-			t.Fatalf("%d were counted, not %d", l.count(), len(all))
+		if l.Count() != uint64(len(all)) {
+			t.Fatalf("%d were counted, not %d", l.Count(), len(all))
 		}
 	})
 }
 
 func TestQuantileOfFew(t *testing.T) {
-	l := new(latencies)
-	if l.quantile(0.5) != 0 {
+	l := new(Histogram)
+	if l.Quantile(0.5) != 0 {
 		t.Error("a quantile of nothing is not 0")
 	}
 	for d := range time.Duration(10) {
-		l.add(d + 1) // 1 to 10, each in a class of its own
+		l.Add(d + 1) // 1 to 10, each in a class of its own
 	}
 	for q, want := range map[float64]time.Duration{0: 1, 0.1: 1, 0.11: 2, 0.5: 5, 0.99: 10, 0.999: 10, 1: 10} {
-		if have := l.quantile(q); have != want {
+		if have := l.Quantile(q); have != want {
 			t.Errorf("quantile %g of 1 to 10 is %d, want %d", q, have, want)
 		}
 	}
