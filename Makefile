@@ -2,7 +2,8 @@
 # make run     the main job on this machine: see README.md
 # make test    every check and test; as root it installs the Debian packages it needs
 # make deb     the Debian packages into dist/;  make rpm: the RPMs
-# make test-packages    installs both in roots of their own and goes through the manual with them; needs root
+# make test-packages    checks both with lintian, rpmlint and systemd, makes them again and compares, installs them in roots
+#                       of their own and goes through the manual with them, to the letter; needs root
 # make bench   measures, beside the real tgt where that is installed
 
 GO      ?= go
@@ -57,6 +58,7 @@ lint:
 	$(GO) mod tidy -diff
 	$(GO) vet ./...
 	$(GO) tool -modfile=tools.mod staticcheck ./...
+	packaging/lint-scripts
 
 # The end-to-end tests and the simulator's long run have targets of their own.
 unit:
@@ -88,7 +90,7 @@ rpm:
 	packaging/make-rpm
 
 test-packages:
-	$(GO) test -count=1 -timeout 10m -v ./packaging/roots
+	$(GO) test -count=1 -timeout 20m -v ./packaging/roots
 
 # Faults of every class on a cell of real processes in network namespaces, under a verifying load; as root.
 # CHAOS="--time 20m --seed 7" for a long run, CHAOS=wan for the table of cells across data centres.

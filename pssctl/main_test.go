@@ -157,7 +157,7 @@ func TestJSON(t *testing.T) {
 	if _, stderr, status := pssctl(t, c, "volume create vol001 1G"); status != 0 {
 		t.Fatal(stderr)
 	}
-	for _, line := range []string{"status", "explain", "volume list", "volume show vol001", "tree", "master", "processes", "sockets", "sockets 1", "top -n 1 -d 200ms"} {
+	for _, line := range []string{"status", "explain", "volume list", "volume show vol001", "tree", "checkpoint 0", "master", "processes", "sockets", "sockets 1", "top -n 1 -d 200ms"} {
 		stdout, stderr, status := pssctl(t, c, line+" --json")
 		if status != 0 || stderr != "" || !json.Valid([]byte(stdout)) {
 			t.Errorf("%s: status %d, %s, %s", line, status, stderr, stdout)

@@ -25,7 +25,7 @@ func shutdownCommand() *cli.Command {
 }
 
 func checkpointCommand() *cli.Command {
-	return command("checkpoint", "have a server bring everything to its chunk files now", "ID", checkpoint)
+	return command("checkpoint", "have a server bring everything to its chunk files now", "ID", checkpoint, console.JSONFlag())
 }
 
 func logCommand() *cli.Command {
@@ -86,6 +86,9 @@ func checkpoint(c *cli.Context) error {
 		var reply admin.CheckpointReply
 		if err := conn.Call(ctx, admin.MethodCheckpoint, nil, &reply); err != nil {
 			return err
+		}
+		if c.Bool("json") {
+			return console.JSON(c.App.Writer, reply)
 		}
 		_, err := fmt.Fprintf(c.App.Writer, "checkpoint at %d\n", reply.Index)
 		return err

@@ -54,7 +54,8 @@ func runSuite(m *testing.M) (int, error) {
 	if os.Geteuid() != 0 {
 		return 1, errors.New("machines of their own need root: run it as root")
 	}
-	for _, program := range []string{"debootstrap", "nsenter", "ip", "dpkg-buildpackage", "rpmbuild", "qemu-io"} {
+	for _, program := range []string{"debootstrap", "nsenter", "ip", "dpkg-buildpackage", "rpmbuild", "qemu-io", "lintian", "rpmlint",
+		"systemd-analyze", "systemd-socket-activate"} {
 		if _, err := exec.LookPath(program); err != nil {
 			return 1, fmt.Errorf("%w: `packaging/tools install` installs what the tests need", err)
 		}

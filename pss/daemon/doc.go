@@ -10,7 +10,12 @@
 //
 // # To the log
 //
-// A daemon's slog.Handler makes lines, a Sink takes them. Syslog is the one for the background: a bounded queue
-// that is never waited for, since a write to a stalled syslogd takes 40 ms. Stderr is the one for the foreground,
-// and what Syslog falls back on.
+// A daemon's slog.Handler makes lines, behind a Limit that lets only so many of each kind through; a Sink takes
+// them. Syslog is the one for the background: a bounded queue that is never waited for, since a write to a stalled
+// syslogd takes 40 ms. Stderr, behind a Queue of the same kind, is the one for the foreground, and what Syslog falls
+// back on.
+//
+// # To systemd
+//
+// Notify tells systemd something, Watchdog that the daemon lives. Both are nothing where it does not ask for them.
 package daemon
