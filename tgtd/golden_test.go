@@ -48,7 +48,7 @@ var foreign = []string{"    pss (bsoflags sync:direct)"}
 var skipped = []struct{ transcript, command, why string }{
 	{"001", `\btgtimg|\btgt-admin|\btgt-setup-lun`, "another program"},
 	{"002", `\btgt-admin|\btgt-setup-lun`, "another program"},
-	{"037", `inq:1:b0`, "WABEREQ differs on purpose"},
+	{"037", `inq:1:b0`, "the limit of UNMAP descriptors differs on purpose"},
 	{"112", `setpriv`, "whether a refused client sees a reset, a broken pipe or the end is a race"},
 }
 

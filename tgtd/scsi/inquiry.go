@@ -3,7 +3,6 @@ package scsi
 import (
 	"encoding/binary"
 	"fmt"
-	"math"
 )
 
 // inquiry is INQUIRY (SPC-4). For a unit that does not exist it is LUN 0's with peripheral qualifier 3.
@@ -209,7 +208,7 @@ func (t *task) blockLimits(b []byte) []byte {
 	}
 	if a.thin {
 		binary.BigEndian.PutUint32(body[16:], 0xffffffff)
-		binary.BigEndian.PutUint32(body[20:], math.MaxUint32) // as many as a parameter list can have
+		binary.BigEndian.PutUint32(body[20:], MaxUnmapDescriptors)
 	}
 	return page
 }

@@ -147,7 +147,10 @@ func unmap(t *task) outcome {
 	if len(list) < 8 {
 		return t.good()
 	}
-	n := min(int(binary.BigEndian.Uint16(list[2:])), len(list)-8) / 16 // 4095 at most, as the length has 16 bits
+	n := min(int(binary.BigEndian.Uint16(list[2:])), len(list)-8) / 16
+	if n > MaxUnmapDescriptors {
+		return t.check(invalidFieldInParameters)
+	}
 	t.data = list[8 : 8+16*n]
 	for d := t.data; len(d) > 0; d = d[16:] {
 		lba, blocks := binary.BigEndian.Uint64(d), uint64(binary.BigEndian.Uint32(d[8:]))
