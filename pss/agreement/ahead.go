@@ -50,7 +50,7 @@ func (r *Read) Carry(l *log.Log) error {
 
 // stretch is a run of old entries in memory, or on its way there.
 type stretch struct {
-	from, to uint64 // entries [from, to); to is a limit until they have come
+	from, to uint64 // entries [from, to) when they have come; how many will is not known before
 	entries  []raftpb.Entry
 	used     uint64 // tick of the last use
 }
@@ -103,9 +103,9 @@ func (a *ahead) take(lo, hi, maxBytes uint64) []raftpb.Entry {
 	return run
 }
 
-// find returns the place of the stretch that has an entry or will have it, or -1.
+// find returns the place of the stretch that has an entry, or will begin with it, or -1.
 func (a *ahead) find(index uint64) int {
-	return slices.IndexFunc(a.stretches, func(s stretch) bool { return s.from <= index && index < s.to })
+	return slices.IndexFunc(a.stretches, func(s stretch) bool { return s.from == index || s.from < index && index < s.to })
 }
 
 // want has entries read, if not too many are.
@@ -113,7 +113,7 @@ func (a *ahead) want(lo, hi uint64) {
 	if a.outstanding >= MaxReads || len(a.stretches) >= MaxReads && !a.evict() {
 		return
 	}
-	a.stretches = append(a.stretches, stretch{from: lo, to: hi, used: a.ticks})
+	a.stretches = append(a.stretches, stretch{from: lo, used: a.ticks})
 	a.wanted = append(a.wanted, &Read{From: lo, To: hi, generation: a.generation})
 	a.outstanding++
 }

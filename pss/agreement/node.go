@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -524,6 +526,7 @@ func (n *Node) membersOf(id cell.ID) []uint64 {
 			ms = append(ms, m)
 		}
 	}
+	slices.Sort(ms)
 	return ms
 }
 
@@ -612,12 +615,15 @@ type Progress struct {
 	Digest    Digest    `json:"-"`
 }
 
-// Progress lists the members a master replicates to, itself included, in no order; on other servers it is empty.
+// Progress lists the members a master replicates to, itself included, in the order of their numbers; on other servers it
+// is empty.
 func (n *Node) Progress(dst []Progress) []Progress {
 	if n.raft.BasicStatus().RaftState != raft.StateLeader {
 		return dst
 	}
-	for id, pr := range n.raft.Status().Progress {
+	all := n.raft.Status().Progress
+	for _, id := range slices.Sorted(maps.Keys(all)) {
+		pr := all[id]
 		condition, digest := n.conditions[id], n.digests[id]
 		if id == n.self {
 			condition, digest = n.condition, n.digest

@@ -9,7 +9,7 @@ import (
 
 // PingServers is the tag of a Ping from a client that wants to be told where the servers are, now and whenever that
 // changes. A server that knows nothing of it answers as it does any Ping.
-const PingServers = 1
+const PingServers = 0x7372657672655350
 
 const (
 	serversHead = 16
