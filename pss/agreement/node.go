@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -580,7 +581,7 @@ type Progress struct {
 	Digest    Digest    `json:"-"`
 }
 
-// Progress lists the members a master replicates to, itself included, in no order; on other servers it is empty.
+// Progress lists the members a master replicates to, itself included, in order of their numbers; on other servers it is empty.
 func (n *Node) Progress(dst []Progress) []Progress {
 	if n.raft.BasicStatus().RaftState != raft.StateLeader {
 		return dst
@@ -594,6 +595,7 @@ func (n *Node) Progress(dst []Progress) []Progress {
 			Active: pr.RecentActive || id == n.self, Lagging: pr.State == tracker.StateSnapshot,
 			Sending: pr.State.String()})
 	}
+	slices.SortFunc(dst, func(a, b Progress) int { return cmp.Compare(a.Member, b.Member) })
 	return dst
 }
 
