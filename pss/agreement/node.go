@@ -632,6 +632,7 @@ func (n *Node) Progress(dst []Progress) []Progress {
 			Active: pr.RecentActive || id == n.self, Lagging: pr.State == tracker.StateSnapshot,
 			Sending: pr.State.String()})
 	}
+	slices.SortFunc(dst, func(a, b Progress) int { return cmp.Compare(a.Member, b.Member) })
 	return dst
 }
 

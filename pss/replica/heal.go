@@ -42,10 +42,11 @@ const (
 )
 
 // Heals says whether a server that ended with err, from Open, Close or Err, can come back by giving its place up: its
-// state can't be relied upon (HealError), or its disk lacks what it acknowledged (LostLog).
+// state can't be relied upon (HealError), its disk lacks what it acknowledged (LostLog), or its root does not say any
+// more whose it is (ErrIdentityDamaged).
 func Heals(err error) bool {
 	var heal *HealError
-	return errors.As(err, &heal) || LostLog(err)
+	return errors.As(err, &heal) || LostLog(err) || errors.Is(err, ErrIdentityDamaged)
 }
 
 // LostLog says whether a server ended because its disk lacks what it acknowledged.

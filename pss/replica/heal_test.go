@@ -283,3 +283,25 @@ func TestCanSpare(t *testing.T) {
 		t.Error("who is not master can't tell")
 	}
 }
+
+// TestDamagedIdentityKeepsTheServerOut: whose a root is can't be read any more. The server comes back as a new member,
+// with nothing of what it had, instead of waiting for somebody.
+func TestDamagedIdentityKeepsTheServerOut(t *testing.T) {
+	h := newHouse(t, rareCheckpoints)
+	v := h.volume(h.client(), 1<<20)
+	v.write(20)
+	h.onDisk()
+	f := (h.master() + 1) % 3
+	h.stop(f)
+	o := h.optionsOf(f)
+	rot(t, filepath.Join(o.Root, identityName), 20)
+	_, err := Open(o)
+	if !Heals(err) {
+		t.Fatalf("opening: %v", err)
+	}
+	check(t, Heal(h.context(), o, err))
+	h.start(f)
+	eventually(t, "a new member with a vote", func() bool { return cell.Incarnation(h.voters()[cell.ID(f)]) == 1 })
+	v.write(5)
+	h.level(v.object)
+}

@@ -48,6 +48,10 @@ const (
 // ErrIdentity is wrapped by errors about an identity that can't be read.
 var ErrIdentity = errors.New("the root's identity can't be read")
 
+// ErrIdentityDamaged is wrapped by those of them that damage explains, and nothing else: whose the root is can't be
+// known, and the server can come back as a new member (Heals).
+var ErrIdentityDamaged = fmt.Errorf("%w: it is damaged", ErrIdentity)
+
 var identityTable = crc32.MakeTable(crc32.Castagnoli)
 
 // AppendIdentity appends the byte form of an identity.
@@ -72,9 +76,9 @@ func ParseIdentity(b []byte) (Identity, error) {
 	n := len(b) - 4
 	switch {
 	case n < 12 || len(b) > maxIdentity || le.Uint32(b) != identityMagic:
-		return id, fmt.Errorf("%w: %d bytes that are none", ErrIdentity, len(b))
+		return id, fmt.Errorf("%w: %d bytes that are none", ErrIdentityDamaged, len(b))
 	case le.Uint32(b[n:]) != crc32.Checksum(b[:n], identityTable):
-		return id, fmt.Errorf("%w: checksum", ErrIdentity)
+		return id, fmt.Errorf("%w: checksum", ErrIdentityDamaged)
 	case le.Uint32(b[4:]) != identityVersion:
 		return id, fmt.Errorf("%w: version %d", ErrIdentity, le.Uint32(b[4:]))
 	case int(le.Uint32(b[8:])) != n-12:

@@ -200,6 +200,7 @@ func giveUpRoot(dir disk.FS, id cell.ID, into wire.CellID, random io.Reader, dis
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, ErrIdentity) {
 		return err
 	}
+	discard = discard || errors.Is(err, ErrIdentity) // of which cell the state is nobody knows
 	fresh, err := NewIdentity(id, random)
 	if err != nil {
 		return err

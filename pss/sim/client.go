@@ -305,6 +305,14 @@ func (s *server) serve(sent *call) {
 // readNow reads the sectors of a request and sends them to the client.
 func (s *server) readNow(sent *call) {
 	r := sent.r
+	if s.hung() {
+		if s.reading == 0 {
+			s.reading = s.clock()
+			s.core.Reading(s.reading)
+		}
+		s.onDisk(0, func() { s.readNow(sent) })
+		return
+	}
 	buf := make([]byte, r.count*sectorBytes)
 	size, _, ok := s.core.Machine().Object(sent.k.c.object)
 	if !ok {

@@ -22,6 +22,9 @@ const (
 	scrubEvery   = 300 * time.Millisecond
 	spaceLook    = 100 * time.Millisecond
 	retryNoSpace = 50 * time.Millisecond
+	hangLook     = 20 * time.Millisecond
+	hangShort    = 100 * time.Millisecond
+	hangLong     = 5 * time.Second
 )
 
 // oldBlock is what a block of a file held at some time.
@@ -39,6 +42,10 @@ func (s *server) rot() {
 		return
 	}
 	rng := s.w.rng
+	if s.w.chance(6) {
+		s.rotControl()
+		return
+	}
 	name := files[rng.IntN(len(files))]
 	if base := path.Base(name); (base == "index" || base == "pages") && !s.w.chance(8) {
 		return // that ends the server's membership each time
@@ -101,6 +108,52 @@ func (s *server) rot() {
 	if base := path.Base(name); base == "sums" || base == "index" || base == "pages" {
 		s.w.kill(s, false) // a process has checksums in memory and goes on with them, and scrubs with them
 	}
+}
+
+// rotControl flips a bit in a file that all depends on, and ends the process, which has what is in it in memory. Of the
+// log it is a segment that another one follows: what becomes of the last frames of all can't be told from a torn write
+// (package log), and so it is nothing that the cell promises to bear.
+func (s *server) rotControl() {
+	names := []string{"checkpoint", "identity"}
+	if s.up {
+		segments := s.files("log")
+		if n := s.log.Stats().Segments; n > 1 && n <= len(segments) {
+			names = append(names, segments[:n-1]...)
+		}
+	}
+	f, err := s.disk.Open(names[s.w.rng.IntN(len(names))], 0)
+	if err != nil {
+		return // there is no checkpoint yet, or the disk has a fault
+	}
+	defer f.Close() // a disk in memory
+	size, err := f.Size()
+	if err != nil || size == 0 {
+		return
+	}
+	var b [1]byte
+	at := s.w.rng.Int64N(size)
+	if _, err = f.ReadAt(b[:], at); err == nil {
+		b[0] ^= 1 << s.w.rng.IntN(8)
+		_, err = f.WriteAt(b[:], at)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err != nil {
+		return
+	}
+	s.w.count(controlRotten, s)
+	if !s.wound.open {
+		s.wound = wound{open: true, rot: true}
+	}
+	s.wound.dirty = true
+	s.w.kill(s, false)
+}
+
+// hang has the disk not answer for a while.
+func (s *server) hang(d time.Duration) {
+	s.w.count(diskHangs, s)
+	s.hangs = s.w.now + d
 }
 
 func (s *server) remember(b oldBlock) {
@@ -280,7 +333,7 @@ func (s *server) mendFor(err error) {
 
 // mend carries out the repair that applying waits for.
 func (s *server) mend(at replica.Repair) {
-	s.later(s.w.between(netFast, 50*time.Millisecond), func() {
+	s.onDisk(s.w.between(netFast, 50*time.Millisecond), func() {
 		s.pump(s.core.Repaired(at, s.repair(at.ChunkRef)))
 	})
 }
@@ -305,6 +358,9 @@ func (w *world) diskTrouble() {
 		} else {
 			s.disk.SetCapacity(0)
 		}
+	}
+	if w.o.Faults.Has(Hang) && !s.hung() && w.chance(4) {
+		s.hang(w.between(hangShort, hangLong))
 	}
 	if w.o.Faults.Has(Errors) && s.up && w.chance(2) {
 		w.count(diskFails, s)

@@ -15,7 +15,8 @@ const (
 	// Members has the cell found itself, and its servers come and go as members: disks are wiped, servers replaced.
 	// At most a minority of the core servers has lost its disk and is not a voter with a whole one again.
 	Members Faults = 1 << iota
-	// Rot has disks return what was not written there: flipped bits, misdirected, lost and torn writes. With the
+	// Rot has disks return what was not written there: flipped bits, also in the log, the checkpoint and the identity,
+	// misdirected, lost and torn writes. With the
 	// wounds of Members a minority of the core servers has it at the same time, and damage that can't be repaired
 	// ends a server's membership; so it comes with Members.
 	Rot
@@ -23,13 +24,16 @@ const (
 	Full
 	// Errors has disks fail reads, writes and syncs from some call on; the process ends and starts again.
 	Errors
+	// Hang has disks that do not answer for seconds, and in the second phase one of a core server that never does while
+	// clients wait, if no disk is wounded then.
+	Hang
 	// Clock has clocks run at rates that differ by far more than agreement.MaxDrift, and leap forward. No lease can
 	// be relied upon then, so clients do not read before the clocks are right again; all they wrote has to be there.
 	Clock
 	faultsEnd
 )
 
-var faultNames = []string{"members", "rot", "full", "errors", "clock"}
+var faultNames = []string{"members", "rot", "full", "errors", "hang", "clock"}
 
 // Has says whether f has a class.
 func (f Faults) Has(class Faults) bool { return f&class != 0 }
@@ -73,13 +77,16 @@ const (
 	diskFull
 	refusal
 	diskFails
+	diskHangs
+	controlRotten
 	clockLeaps
 	faultKinds
 )
 
 var faultKindNames = [faultKinds]string{"disks wiped", "servers replaced or removed",
 	"places given up", "blocks rotten", "writes misdirected", "writes lost",
-	"writes torn", "chunks repaired", "disks full", "writes refused for want of space", "disks failing", "clock leaps"}
+	"writes torn", "chunks repaired", "disks full", "writes refused for want of space", "disks failing", "disks hanging",
+	"files of log, checkpoint or identity rotten", "clock leaps"}
 
 // faults injects what the classes of the run ask for, again and again.
 func (w *world) faults() {
@@ -87,7 +94,7 @@ func (w *world) faults() {
 		w.often(100*time.Millisecond, 3*time.Second, w.memberTrouble)
 		w.tend()
 	}
-	if w.o.Faults&(Rot|Full|Errors) != 0 {
+	if w.o.Faults&(Rot|Full|Errors|Hang) != 0 {
 		w.often(50*time.Millisecond, 800*time.Millisecond, w.diskTrouble)
 	}
 	if w.o.Faults.Has(Clock) {

@@ -8,6 +8,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/check"
 )
 
 // Bounds of the second phase, in simulated time.
@@ -187,7 +188,7 @@ func (w *world) settle() {
 	w.calm = true
 	clear(w.cut[:])
 	for _, s := range w.all() {
-		s.resumes, s.full = 0, false
+		s.resumes, s.full, s.hangs = 0, false, 0
 		s.disk.FailAfter(-1, nil)
 		s.disk.SetCapacity(0)
 		s.setClock(0, 1)
@@ -196,7 +197,26 @@ func (w *world) settle() {
 		}
 	}
 	w.readsAt = w.now + leaseGone
+	w.hangOne()
 	w.answer()
+}
+
+// hangOne has the disk of one core server, the master's if there is one, not answer while the clients wait. It is the
+// only trouble that there is: no disk may have lost anything.
+func (w *world) hangOne() {
+	if !w.o.Faults.Has(Hang) {
+		return
+	}
+	for _, s := range w.all() {
+		if s.wound.open {
+			return
+		}
+	}
+	s := w.master()
+	if s == nil || !s.id.Core() {
+		s = w.servers[w.rng.IntN(w.o.Core)]
+	}
+	s.hang(answerTime)
 }
 
 // answer has the cell answer every client, and come to one state.
@@ -204,6 +224,9 @@ func (w *world) answer() {
 	if !w.wait(answerTime, w.answered) {
 		w.fail("the cell is whole again, but after %v not every client is answered", answerTime)
 		return
+	}
+	for _, s := range w.all() {
+		s.hangs = 0
 	}
 	if !w.wait(levelTime, w.level) {
 		w.fail("the cell is whole again, but after %v the servers stand at different indexes", levelTime)
@@ -272,7 +295,24 @@ func (w *world) end() (Stats, error) {
 	if w.failure == nil {
 		w.sameBytes()
 	}
+	if w.failure == nil {
+		w.checkRoots()
+	}
 	return st, w.failure
+}
+
+// checkRoots has every server's root checked as an operator would, after its process was killed.
+func (w *world) checkRoots() {
+	for _, s := range w.all() {
+		s.crash(false)
+		res, err := check.Root(s.disk, check.Options{})
+		switch {
+		case err != nil:
+			w.fail("server %d's root can't be checked: %w", s.id, err)
+		case !res.OK():
+			w.fail("server %d's root: %d findings, the first %v", s.id, res.Harmful, res.Findings[0])
+		}
+	}
 }
 
 // sameBytes compares what all servers hold at the end.

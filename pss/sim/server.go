@@ -57,6 +57,9 @@ type server struct {
 	old        []oldBlock // of its disk, for Rot
 	full       bool       // its disk has a limit
 
+	hangs   time.Duration // its disk does not answer until then
+	reading time.Duration // since when a read waits for that, on its clock; 0: none does
+
 	rateSince time.Duration // rate is in force, and leapt what the clock had shown until then
 	leapt     time.Duration
 }
@@ -91,6 +94,10 @@ func (s *server) boot() {
 	c := replica.Config{ID: s.id, Members: w.members(), Timing: simTiming, Logger: quiet,
 		CheckpointBytes: simCheckpoint, OverlayBytes: simOverlay, CheckpointEvery: simEvery, DigestEvery: simDigest}
 	var err error
+	if w.chance(8) { // as after restart autonomic ID
+		source := w.all()[w.rng.IntN(len(w.all()))].id
+		c.Source = &source
+	}
 	if w.o.Faults.Has(Members) {
 		if c.Identity, err = replica.OpenIdentity(s.disk, s.id, w.bits()); err != nil {
 			fail(err)
@@ -98,7 +105,12 @@ func (s *server) boot() {
 		}
 		c.Servers, c.Life = w.conf(), w.rng.Uint64()
 	}
-	if s.log, err = log.Open(s.logDisk(), "log", log.Options{SegmentBytes: simSegment}); err != nil {
+	superseded, err := store.Checkpointed(s.disk, ".")
+	if err != nil {
+		fail(err)
+		return
+	}
+	if s.log, err = log.Open(s.logDisk(), "log", log.Options{SegmentBytes: simSegment, Superseded: superseded}); err != nil {
 		fail(err)
 		return
 	}
@@ -115,7 +127,7 @@ func (s *server) boot() {
 	s.up, s.writing, s.waiting, s.flush, s.wasMaster = true, false, nil, nil, false
 	s.installing = false
 	s.writer, s.out = replica.LogWriter{}, replica.Output{}
-	s.resumes = 0
+	s.resumes, s.reading = 0, 0
 	s.tick()
 	s.look()
 	s.scrub()
@@ -128,8 +140,10 @@ func (s *server) noStart(err error) {
 	switch {
 	case errors.Is(err, errMedium):
 	case errors.Is(err, disk.ErrNoSpace) && s.full:
-	case s.damaged(err) || errors.As(err, &inLog) && s.wound.open:
-		s.giveUp()
+	case s.damaged(err) || s.wound.open && (errors.As(err, &inLog) || errors.Is(err, replica.ErrIdentityDamaged)):
+		if s.w.o.Flaw != NeverHeal {
+			s.giveUp()
+		}
 	default:
 		s.w.fail("server %d does not start: %w", s.id, err)
 		return
@@ -163,11 +177,34 @@ func (s *server) later(d time.Duration, do func()) {
 	s.w.after(d, run)
 }
 
+// onDisk is later for what waits for the disk: as long as that hangs, for ever.
+func (s *server) onDisk(d time.Duration, do func()) {
+	s.later(d, func() {
+		if s.hung() {
+			s.onDisk(hangLook, do)
+			return
+		}
+		if s.reading != 0 {
+			s.reading = 0
+			s.core.Reading(0)
+		}
+		do()
+	})
+}
+
+// hung says that the disk does not answer.
+func (s *server) hung() bool { return s.w.now < s.hangs }
+
 // guarded ends the process when agreement panics because it can't read its log. Any other panic is an oracle's.
 func (s *server) guarded(do func()) {
 	defer func() {
 		p := recover()
 		if p == nil {
+			return
+		}
+		var inLog *log.DamageError
+		if err, is := p.(error); is && errors.As(err, &inLog) && s.wound.open {
+			s.ended(&replica.HealError{Err: err})
 			return
 		}
 		if !s.w.o.Faults.Has(Errors) || !strings.Contains(fmt.Sprint(p), errMedium.Error()) {
@@ -179,7 +216,7 @@ func (s *server) guarded(do func()) {
 }
 
 func (s *server) tick() {
-	s.later(simTiming.Tick, func() {
+	s.later(time.Duration(float64(simTiming.Tick)/s.rate), func() { // by its own clock
 		err := s.core.Tick(s.clock())
 		s.tick()
 		s.pump(err)
@@ -216,10 +253,10 @@ func (s *server) pump(err error) {
 	}
 	if s.out.Flush != nil {
 		s.flush = s.out.Flush
-		s.later(s.w.between(netFast, 20*time.Millisecond), s.checkpoint)
+		s.onDisk(s.w.between(netFast, 20*time.Millisecond), s.checkpoint)
 	}
 	if b := s.out.CatchUp; b != nil {
-		s.later(s.w.between(netSlow, 50*time.Millisecond), func() { s.catchUp(b) })
+		s.onDisk(s.w.between(netSlow, 50*time.Millisecond), func() { s.catchUp(b) })
 	}
 	if s.out.Repair != nil {
 		s.mend(*s.out.Repair)
@@ -234,7 +271,7 @@ func (s *server) pump(err error) {
 		s.w.notify(s.id, s.out.Notices[i])
 	}
 	if id := s.out.Identity; id != nil {
-		s.later(s.w.between(netFast, 5*time.Millisecond), func() { s.keep(*id) })
+		s.onDisk(s.w.between(netFast, 5*time.Millisecond), func() { s.keep(*id) })
 	}
 	s.out.Reset()
 	s.compare()
@@ -276,7 +313,7 @@ func (s *server) put(batch []agreement.Append) {
 		s.ended(err)
 		return
 	}
-	s.later(s.w.between(50*time.Microsecond, 3*time.Millisecond), func() {
+	s.onDisk(s.w.between(50*time.Microsecond, 3*time.Millisecond), func() {
 		if s.w.o.Flaw != AckUnsynced {
 			err := s.writer.Finish(s.log, batch)
 			if err != nil && (s.w.o.Flaw != AckFailedSync || !errors.Is(err, errMedium)) {

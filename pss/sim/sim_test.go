@@ -88,6 +88,8 @@ func TestFlawsAreFound(t *testing.T) {
 		{"damage is not repaired", NoRepair, 500, Members | Rot},
 		{"what was refused for want of space is done", RefuseAndDo, 1000, Full},
 		{"a failed sync counts as done", AckFailedSync, 2000, Errors},
+		{"a server with a damaged root never joins anew", NeverHeal, 500, Members | Rot},
+		{"a master whose disk hangs stays master", StayMaster, 500, Hang},
 		{"what is shown after a failed sync counts as on the disk", TrustCache, 2000, Errors},
 	} {
 		t.Run(f.name, func(t *testing.T) {

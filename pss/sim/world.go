@@ -27,6 +27,8 @@ const (
 	RefuseAndDo        // an operation is refused for want of space, and agreed on all the same
 	AckFailedSync      // a sync that failed counts as one that did not
 	TrustCache         // what is shown after a failed sync counts as being on the disk
+	NeverHeal          // a server that can't start from its damaged root does not join anew
+	StayMaster         // a master never hands over
 	ApplyTwice         // the same request may take effect twice: duplicates are not recognised
 )
 
@@ -205,6 +207,9 @@ func (w *world) transit() (time.Duration, bool) {
 func (w *world) send(from cell.ID, out agreement.Outgoing) {
 	if !w.calm && out.Message.Type == raftpb.MsgVoteResp && !out.Message.Reject && w.chance(8) {
 		w.after(w.between(1, netSlow), func() { w.kill(w.servers[from], w.chance(2)) })
+	}
+	if w.o.Flaw == StayMaster && out.Message.Type == raftpb.MsgTimeoutNow {
+		return
 	}
 	copies := 1
 	if !w.calm && w.chance(50) {
