@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"slices"
 	"time"
 
@@ -621,9 +620,7 @@ func (n *Node) Progress(dst []Progress) []Progress {
 	if n.raft.BasicStatus().RaftState != raft.StateLeader {
 		return dst
 	}
-	all := n.raft.Status().Progress
-	for _, id := range slices.Sorted(maps.Keys(all)) {
-		pr := all[id]
+	for id, pr := range n.raft.Status().Progress {
 		condition, digest := n.conditions[id], n.digests[id]
 		if id == n.self {
 			condition, digest = n.condition, n.digest
