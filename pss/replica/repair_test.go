@@ -21,8 +21,17 @@ func (h *house) onDisk() {
 	h.level()
 	eventually(h.t, "everything on disk", func() bool {
 		for _, r := range h.servers {
-			if r != nil && (r.store.Dirty() || r.store.Index() != r.report().Applied) {
+			if r == nil {
+				continue
+			}
+			if r.store.Dirty() || r.store.Index() != r.report().Applied {
 				r.drive(func(time.Duration) error { r.core.Mended(); return nil })
+				return false
+			}
+			r.mu.Lock()
+			again := r.core.mended // one more checkpoint, which would take later changes along
+			r.mu.Unlock()
+			if again {
 				return false
 			}
 		}
