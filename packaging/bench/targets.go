@@ -108,7 +108,7 @@ func findTgt() (rig.Programs, error) {
 		}
 		return "", fmt.Errorf("%s is not installed", name)
 	}
-	var p rig.Programs
+	p := rig.Programs{Original: true}
 	var err error
 	if p.Tgtd, err = find("tgtd"); err != nil {
 		return p, err

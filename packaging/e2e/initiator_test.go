@@ -20,7 +20,7 @@ import (
 // relies on must not be an agreement between the two halves of this project alone.
 func TestInitiator(t *testing.T) {
 	t.Run("tgt", func(t *testing.T) {
-		p := rig.Programs{Tgtd: tool(t, "tgtd", "tgt"), Tgtadm: tool(t, "tgtadm", "tgt")}
+		p := rig.Programs{Original: true, Tgtd: tool(t, "tgtd", "tgt"), Tgtadm: tool(t, "tgtadm", "tgt")}
 		if os.Geteuid() != 0 {
 			leaveOut(t, "the real tgtd needs root")
 		}

@@ -17,6 +17,7 @@ import (
 type Programs struct {
 	PFSserver, CreateISCSIVol string
 	Tgtd, Tgtadm, TgtAdmin    string
+	Original                  bool // tgtd and its tools are those of tgt, which take fewer options
 }
 
 // Find looks for the project's programs in a folder. The error names all that are missing.

@@ -34,7 +34,7 @@ type TargetOptions struct {
 }
 
 // Target is a tgtd process with its portal and its management socket. The daemon may be that of tgt: set
-// Programs.Tgtd, Tgtadm and TgtAdmin.
+// Programs.Tgtd, Tgtadm, TgtAdmin and Original.
 type Target struct {
 	*Process
 	Portal   string // host:port
@@ -68,8 +68,13 @@ func NewTarget(o TargetOptions) (*Target, error) {
 	if o.Conf != "" {
 		t.env = append(t.env, cell.EnvFile+"="+o.Conf)
 	}
+	args := []string{"-f"}
+	if !o.Programs.Original {
+		args = append(args, "--metrics", "off")
+	}
+	args = append(append(args, "--iscsi", "portal="+t.Portal+o.Driver), o.Args...)
 	t.Process = NewProcess(Command{
-		Name: "tgtd", Program: o.Programs.Tgtd, Args: append([]string{"-f", "--metrics", "off", "--iscsi", "portal=" + t.Portal + o.Driver}, o.Args...), Env: t.env,
+		Name: "tgtd", Program: o.Programs.Tgtd, Args: args, Env: t.env,
 		Log:       filepath.Join(o.Dir, "tgtd.log"),
 		Namespace: o.Namespace,
 	})
