@@ -74,18 +74,18 @@ func printStatus(w io.Writer, s *survey.Cell) error {
 	for _, server := range s.Servers {
 		rows = append(rows, statusRow(s, &server))
 	}
-	head := []string{"ID", "HOST", "ROLE", "STATE", "BEHIND", "LOG", "MEMORY", "CLIENTS", "UP", "AUTH", "VERSION", "HEALTH"}
-	return console.Table(w, head, rows, 4, 5, 6, 7, 8)
+	head := []string{"ID", "HOST", "ROLE", "STATE", "BEHIND", "FREE", "LOG", "MEMORY", "CLIENTS", "UP", "AUTH", "VERSION", "HEALTH"}
+	return console.Table(w, head, rows, 4, 5, 6, 7, 8, 9)
 }
 
 func statusRow(s *survey.Cell, server *survey.Server) []string {
 	st := server.Status
 	if st == nil {
-		return []string{fmt.Sprint(server.ID), server.Host, server.Role, "down", "-", "-", "-", "-", "-", "-", "-", "does not answer"}
+		return []string{fmt.Sprint(server.ID), server.Host, server.Role, "down", "-", "-", "-", "-", "-", "-", "-", "-", "does not answer"}
 	}
 	return []string{
 		fmt.Sprint(server.ID), server.Host, server.Role, st.State,
-		fmt.Sprint(s.Behind(st)), console.Bytes(st.LogBytes), console.Bytes(st.OverlaySize), fmt.Sprint(st.Clients),
+		fmt.Sprint(s.Behind(st)), console.Bytes(st.Space.Free), console.Bytes(st.LogBytes), console.Bytes(st.OverlaySize), fmt.Sprint(st.Clients),
 		console.Span(time.Duration(st.UptimeSecs * float64(time.Second))), st.Auth.Mode, st.Version, health(st),
 	}
 }

@@ -262,10 +262,10 @@ func (w *world) answered() bool {
 func (w *world) level() bool {
 	all := w.all()
 	for _, s := range all {
-		if !s.up {
+		if !s.up && !s.starts {
 			s.boot()
 		}
-		if s.core.Applied() != all[0].core.Applied() || s.wound.open {
+		if !s.up || s.core.Applied() != all[0].core.Applied() || s.wound.open {
 			return false
 		}
 	}

@@ -41,6 +41,7 @@ type server struct {
 
 	life    int // which process this is: events of an earlier one are void
 	up      bool
+	starts  bool          // is not up, and a start is due
 	resumes time.Duration // stopped until then
 	log     *log.Log
 	store   *store.Store
@@ -154,7 +155,12 @@ func (s *server) noStart(err error) {
 	} else {
 		s.disk.KillProcess()
 	}
+	if s.starts {
+		return
+	}
+	s.starts = true
 	s.w.after(s.w.between(retryNoSpace, 4*retryNoSpace), func() {
+		s.starts = false
 		if !s.up {
 			s.boot()
 		}
