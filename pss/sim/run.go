@@ -202,15 +202,20 @@ func (w *world) settle() {
 }
 
 // hangOne has the disk of one core server, the master's if there is one, not answer while the clients wait. It is the
-// only trouble that there is: no disk may have lost anything.
+// only trouble that there is: no disk may have lost anything, and the cell is founded, for which all are needed.
 func (w *world) hangOne() {
 	if !w.o.Faults.Has(Hang) {
 		return
 	}
+	founded := false
 	for _, s := range w.all() {
 		if s.wound.open {
 			return
 		}
+		founded = founded || s.up && len(s.core.Node().Members().Voters) > 0
+	}
+	if !founded {
+		return
 	}
 	s := w.master()
 	if s == nil || !s.id.Core() {
