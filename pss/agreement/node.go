@@ -331,10 +331,12 @@ func (n *Node) AckedIndex(voter uint64) (quorum.Index, bool) {
 	return quorum.Index(e), ok
 }
 
-func (n *Node) prove() {
-	at := time.Duration(n.raft.Status().Config.Voters.CommittedIndex(n))
-	n.proven = max(n.proven, at)
+// echoed is the newest clock reading that a majority has echoed by now.
+func (n *Node) echoed() time.Duration {
+	return time.Duration(n.raft.Status().Config.Voters.CommittedIndex(n))
 }
+
+func (n *Node) prove() { n.proven = max(n.proven, n.echoed()) }
 
 // Lease is the time until which this server may answer reads from its state machine by itself,
 // provided that everything committed when it became master is applied. It is 0 when it may not.

@@ -18,8 +18,8 @@ import (
 // silence is what a master knows of how long no majority has answered.
 type silence struct {
 	term  uint64
-	heard uint64 // the newest clock reading that a majority has echoed
-	ticks int    // since that changed
+	heard time.Duration // what Node.echoed was
+	ticks int           // since that changed
 }
 
 // listen counts a tick of a master.
@@ -30,7 +30,7 @@ func (n *Node) listen() {
 		return
 	}
 	n.observeTerm()
-	heard := uint64(n.raft.Status().Config.Voters.CommittedIndex(n))
+	heard := n.echoed()
 	if s := &n.silence; s.term != st.Term || s.heard != heard {
 		*s = silence{term: st.Term, heard: heard}
 		return

@@ -131,25 +131,17 @@ func (s *Store) loadIndex(o *object) error {
 }
 
 func (s *Store) loadPages(o *object) error {
-	name := o.folder + "/" + indexName
-	f, err := s.fs.Open(name, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("opening %s: %w", name, err)
-	}
-	defer f.Close()
-	o.onDisk = true
-	if err := o.readIndex(f, name); err != nil {
-		return err
-	}
-	return s.loadSums(o)
+	return s.ifThere(o.folder+"/"+indexName, func(f disk.File, name string) error {
+		o.onDisk = true
+		if err := o.readIndex(f, name); err != nil {
+			return err
+		}
+		return s.ifThere(o.folder+"/"+pagesName, o.readSums)
+	})
 }
 
-// loadSums reads the sums of the object's records.
-func (s *Store) loadSums(o *object) error {
-	name := o.folder + "/" + pagesName
+// ifThere has read read a file, if there is one.
+func (s *Store) ifThere(name string, read func(f disk.File, name string) error) error {
 	f, err := s.fs.Open(name, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -158,6 +150,11 @@ func (s *Store) loadSums(o *object) error {
 		return fmt.Errorf("opening %s: %w", name, err)
 	}
 	defer f.Close()
+	return read(f, name)
+}
+
+// readSums reads the sums of the object's records.
+func (o *object) readSums(f disk.File, name string) error {
 	var b [pageSize]byte
 	for folder, x := range o.base {
 		if err := readFull(f, b[:], int64(folder)*pageSize); err != nil {

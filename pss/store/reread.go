@@ -53,7 +53,7 @@ func (s *Store) reread(o *object, k pageKey) (*DamageError, error) {
 	}
 	key, off := k.sums()
 	f, err := s.open(o, key, 0)
-	if errors.Is(err, fs.ErrNotExist) && isEmpty(p.b[:]) {
+	if errors.Is(err, fs.ErrNotExist) && p.b == [pageSize]byte{} {
 		return nil, nil // as it was read
 	}
 	if err != nil {
@@ -109,6 +109,3 @@ func (p *page) merge(o *object, k pageKey, onDisk *[pageSize]byte) *DamageError 
 	}
 	return damage
 }
-
-// isEmpty says whether a page is all zero.
-func isEmpty(b []byte) bool { return bytes.Count(b, []byte{0}) == len(b) }
