@@ -64,6 +64,12 @@ type Config struct {
 	Log     *log.Log         // read by the Node; whoever runs it writes it as Ready says
 	Timing  Timing
 	Logger  *slog.Logger
+	// Start and Life say which start of this server it is, for the others to remember; 0: they are not told. Promises
+	// is what this server remembers of them.
+	Start, Life uint64
+	Promises    []Promise
+	// Held: the Node takes no message and does not stand for election until Release.
+	Held bool
 	// Snapshot returns what a server that lags behind the log has to start from.
 	// raft.ErrSnapshotTemporarilyUnavailable makes agreement ask again later.
 	Snapshot func() (raftpb.Snapshot, error)
@@ -168,6 +174,13 @@ type Node struct {
 	digest     Digest               // of this server
 	digests    map[uint64]Digest    // of each member, as it told in this term
 	agreed     Digest               // what a majority has, as this master found or a master told
+
+	start     Promise // of this server, with its start alone
+	promises  promises
+	held      bool
+	heldTicks int // that passed of the election clock meanwhile
+
+	floorTerm, floorIndex uint64 // see SetFloor
 }
 
 // NewNode starts from what the log and the checkpoint hold. now is the present time on the clock
@@ -179,8 +192,10 @@ func NewNode(c Config, now time.Duration) (n *Node, err error) {
 		store:   newStorage(c.Log, c.Members, c.Applied, c.Snapshot),
 		stamps:  make(map[uint64]time.Duration), echoes: make(map[uint64]time.Duration),
 		conditions: make(map[uint64]Condition), digests: make(map[uint64]Digest),
-		seen: make(map[uint64]time.Duration),
+		seen: make(map[uint64]time.Duration), held: c.Held, promises: promises{of: make(map[uint64]Promise)},
 	}
+	n.start = Promise{Member: n.self, Start: c.Start, Life: c.Life}
+	n.remember(c)
 	if first := c.Log.First(); first > c.Applied+1 {
 		return nil, fmt.Errorf("the log begins at %d but the checkpoint ends at %d", first, c.Applied)
 	}
@@ -228,6 +243,9 @@ func (n *Node) Tick(now time.Duration) {
 	}
 	n.lastTick = now
 	n.store.ahead.tick()
+	if n.held && !n.wait() {
+		return
+	}
 	n.lookingForChanges(n.raft.Tick)
 	n.listen()
 }
@@ -252,8 +270,8 @@ var ErrLostLog = errors.New("this server has lost part of its log")
 // Messages that no server of a cell sends are passed over.
 func (n *Node) Step(now time.Duration, m raftpb.Message, stamp, echo time.Duration) error {
 	n.now = max(n.now, now)
-	if m.Term == 0 {
-		return nil // raft would take it for its own
+	if m.Term == 0 || n.held || n.barred(&m) {
+		return nil // raft would take the first for its own
 	}
 	switch m.Type {
 	case raftpb.MsgVote, raftpb.MsgPreVote:
@@ -275,8 +293,10 @@ func (n *Node) Step(now time.Duration, m raftpb.Message, stamp, echo time.Durati
 			}
 			n.votesAt = max(n.votesAt, n.now+n.timing.promise())
 		}
-		m.Index, m.LogTerm = 0, 0
+		n.told(&m)
+		m.Index, m.LogTerm, m.Context = 0, 0, nil
 	case raftpb.MsgHeartbeatResp:
+		n.told(&m)
 		n.observeTerm()
 		if m.Term == n.term {
 			n.seen[m.From] = n.now
@@ -289,9 +309,10 @@ func (n *Node) Step(now time.Duration, m raftpb.Message, stamp, echo time.Durati
 			n.conditions[m.From] = Condition(m.RejectHint)
 			n.digests[m.From] = Digest{m.Index, m.LogTerm}
 		}
-		m.RejectHint, m.Index, m.LogTerm = 0, 0, 0 // raft has no such fields in this message
-	case raftpb.MsgApp, raftpb.MsgAppResp, raftpb.MsgSnap, raftpb.MsgVoteResp, raftpb.MsgPreVoteResp,
-		raftpb.MsgTimeoutNow:
+		m.RejectHint, m.Index, m.LogTerm, m.Context = 0, 0, 0, nil // raft has no such fields in this message
+	case raftpb.MsgAppResp, raftpb.MsgVoteResp:
+		n.answered(&m)
+	case raftpb.MsgApp, raftpb.MsgSnap, raftpb.MsgPreVoteResp, raftpb.MsgTimeoutNow:
 	default:
 		// Proposals, questions and wishes for a hand-over enter at the master only: a hand-over that it did
 		// not begin itself would not end its lease.
@@ -413,15 +434,20 @@ func (n *Node) sort(out *Output, m *raftpb.Message) {
 	case raft.LocalApplyThread:
 		out.Commits = append(out.Commits, Commit{Entries: m.Entries, response: m.Responses[0]})
 	default:
+		if n.barred(m) {
+			return
+		}
 		o := Outgoing{To: memberID(m.To), Message: *m}
 		switch m.Type {
 		case raftpb.MsgHeartbeat:
 			o.Stamp = n.now
 			o.Message.Index, o.Message.LogTerm = n.agreed.Index, n.agreed.Sum
+			o.Message.Context = n.tell(m.Type)
 		case raftpb.MsgHeartbeatResp:
 			o.Echo = n.stamps[m.To]
 			o.Message.RejectHint = uint64(n.condition)
 			o.Message.Index, o.Message.LogTerm = n.digest.Index, n.digest.Sum
+			o.Message.Context = n.tell(m.Type)
 		}
 		out.Messages = append(out.Messages, o)
 	}
@@ -463,6 +489,7 @@ func (n *Node) Appended(now time.Duration, a *Append, out *Output) error {
 	n.now = max(n.now, now)
 	for _, m := range a.responses {
 		if m.To == n.self {
+			n.answered(&m)
 			if err := n.raft.Step(m); err != nil {
 				return fmt.Errorf("finished append: %w", err)
 			}
@@ -572,6 +599,7 @@ func (n *Node) SnapshotDone(id cell.ID, ok bool) {
 // members before has proven does not count for those after: the lease begins anew.
 func (n *Node) ApplyMembers(c raftpb.ConfChangeI) raftpb.ConfState {
 	n.store.members = *n.raft.ApplyConfChange(c)
+	n.promises.keep(n.store.members)
 	n.proven = 0
 	clear(n.echoes)
 	return n.store.members

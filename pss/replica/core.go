@@ -44,6 +44,7 @@ type Config struct {
 	Identity Identity
 	Servers  []cell.Server // of server.conf, for founding and joining
 	Life     uint64        // of this process: random, for founding
+	Memory   *Memory       // of the root, for an Identity: the others are asked before this server takes part; nil: they are not
 	Source   *cell.ID      // whom to catch up from at first; nil: the master
 
 	// CheckpointBytes of changed blocks in memory begin a checkpoint.
@@ -102,10 +103,11 @@ type Output struct {
 	Repair   *Repair           // damage that applying met: to be repaired beside everything else, then Repaired
 	Recycle  uint64            // the log up to here is not needed any more; 0: nothing new
 	Master   *agreement.View
-	Notices  []Notice  // to be sent, each as a datagram
-	Identity *Identity // to be written to the root, then Core.IdentityKept is to be called
-	Table    *Table    // the cell's members, when they changed
-	Wakes    []uint64  // sessions whose clients are to be told that something they wait for is there
+	Notices  []Notice            // to be sent, each as a datagram
+	Identity *Identity           // to be written to the root, then Core.IdentityKept is to be called
+	Remember []agreement.Promise // to be kept, with Memory.Keep; nil: nothing new
+	Table    *Table              // the cell's members, when they changed
+	Wakes    []uint64            // sessions whose clients are to be told that something they wait for is there
 }
 
 // Reset empties o and keeps its memory.
@@ -141,6 +143,9 @@ type Core struct {
 	notices   []Notice
 	tableNews bool          // since the last Pump
 	heardAt   time.Duration // when the master's last message came
+	recall    recall
+	led       bool // a master was known, since this server started
+	remember  bool // what the others have promised is to be kept
 
 	now     time.Duration
 	agreed  agreement.Output
@@ -219,6 +224,7 @@ func NewCore(cfg Config, l *log.Log, st *store.Store, ckpt store.Position, now t
 func (c *Core) Tick(now time.Duration) error {
 	c.now = now
 	c.node.Tick(now)
+	c.ask()
 	c.expire()
 	c.retrySnapshots()
 	c.survey()
@@ -275,7 +281,7 @@ func (c *Core) FlushDone(err error) error {
 		c.flush, c.flushAgainAt = c.underWay, c.now+spaceRetry
 		return nil
 	}
-	c.flushing, c.underWay = false, nil
+	c.flushing, c.underWay, c.remember = false, nil, true
 	if err != nil {
 		return fmt.Errorf("checkpoint at %d: %w", c.flushIndex, err)
 	}
@@ -315,6 +321,7 @@ func (c *Core) Pump(out *Output) error {
 		return err
 	}
 	c.handMembers(out)
+	c.rememberNow(out)
 	c.publishLease()
 	if err := c.answerReads(out); err != nil {
 		return err
@@ -357,7 +364,7 @@ func (c *Core) observe(out *Output) {
 		// master again at once.
 		c.refuseQueue(out)
 	}
-	c.view = v
+	c.view, c.led = v, c.led || v.Known
 	c.unread, c.another = 0, v.Self // whether another server could be master the next survey knows
 	c.leases.restart(c.now)
 	out.Master = &v

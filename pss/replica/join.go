@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/paxos-iscsi/paxos-iscsi/pss/agreement"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/wire"
 )
@@ -61,6 +62,15 @@ type Announce struct {
 	Given  uint64 `json:"given,omitempty"` // its number as a member
 	Gone   uint64 `json:"gone,omitempty"`  // the number that it has, and that is out of use
 	Reason string `json:"why,omitempty"`   // why it is not taken in
+
+	// Between members: what a server that starts has promised.
+	Asks        uint64             `json:"asks,omitempty"`    // it asks; the life of its Memory
+	Answers     uint64             `json:"answers,omitempty"` // the Asks that this answers
+	Promise     *agreement.Promise `json:"promise,omitempty"` // what is known of who asked
+	Led         bool               `json:"led,omitempty"`     // the sender has known a master since it started
+	Leased      bool               `json:"leased,omitempty"`  // it is master
+	Applied     uint64             `json:"applied,omitempty"` // the entry that its state stands at
+	AppliedTerm uint64             `json:"aterm,omitempty"`
 }
 
 // maxReason is the longest Reason in bytes: the rest of an Announce fits a datagram with it.

@@ -173,6 +173,10 @@ func (c *Core) Hear(now time.Duration, from cell.ID, a Announce, stamp, echo tim
 		return fmt.Errorf("%w: %s", ErrRetired, a.Reason)
 	case a.For == (RootID{}) && m.table.Gone(a.Number):
 		c.tell(from, Announce{For: a.Root, Gone: a.Number, Reason: m.table.whyGone(from)})
+	case a.Asks != 0:
+		c.remind(from, a)
+	case a.Answers != 0:
+		return c.reminded(from, a)
 	}
 	return nil
 }
@@ -223,14 +227,19 @@ func (c *Core) IdentityKept(now time.Duration) error {
 
 // engage starts agreement as the member that this server is.
 func (c *Core) engage(members raftpb.ConfState) error {
-	node, err := agreement.NewNode(agreement.Config{
+	cfg := agreement.Config{
 		ID: c.cfg.ID, Self: cmp.Or(c.mem.identity.Number, c.cfg.ID.Raft()), Members: members, Applied: c.applied, Log: c.log,
 		Timing: c.cfg.Timing, Logger: c.cfg.Logger, Snapshot: c.snapshot,
-	}, c.now)
+	}
+	if m := c.cfg.Memory; m != nil {
+		cfg.Held, cfg.Start, cfg.Life, cfg.Promises = true, m.start, m.life(), m.of(c.mem.identity.Cell)
+	}
+	node, err := agreement.NewNode(cfg, c.now)
 	if err != nil {
 		return err
 	}
 	c.node, c.view = node, node.View()
+	c.beginRecall()
 	return nil
 }
 
@@ -488,6 +497,9 @@ func (c *Core) describe(st *admin.Status) {
 	}
 	if m.entrance != nil {
 		st.WaitsFor = m.entrance.waitsFor()
+	}
+	if what := c.recalls(); what != "" {
+		st.WaitsFor = append(st.WaitsFor, what)
 	}
 	if m.identity.Root != (RootID{}) {
 		st.Identity = m.identity.Root.String()

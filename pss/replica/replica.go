@@ -93,6 +93,8 @@ type Replica struct {
 	start   time.Duration                 // on machine.SinceBoot
 	fs      disk.FS                       // of the root
 	rooted  interface{ Close() error }    // the lock on the root
+	memory  *Memory
+	kept    chan []agreement.Promise // one token: the newest that is to be kept of the others
 	log     *log.Log
 	store   *store.Store
 	pool    bufferPool
@@ -145,6 +147,7 @@ func Open(o Options) (*Replica, error) {
 	o.Logger = slog.New(journalHandler{Handler: o.Logger.Handler(), j: journal})
 	r := &Replica{opts: o, self: self, logger: o.Logger, journal: journal, start: machine.SinceBoot(), slabs: wire.NewSlabPool(),
 		place: newPlace(), maxClients: maxClients, reads: make(chan *agreement.Read, agreement.MaxReads),
+		kept:   make(chan []agreement.Promise, 1),
 		admins: make(chan struct{}, maxAdmins)}
 	r.clients.all = make(map[*client]struct{})
 	r.ctx, r.cancel = context.WithCancel(context.Background())
@@ -189,13 +192,17 @@ func (r *Replica) recover() error {
 		}
 	}
 	r.place.identity.Store(&id)
+	life := rand.Uint64() | 1
+	if r.memory, err = OpenMemory(fs, life); err != nil {
+		return err
+	}
 	st, ckpt, err := r.openFiles(fs)
 	if err != nil {
 		return err
 	}
 	r.core, err = NewCore(Config{
 		ID: r.opts.ID, Identity: id, Servers: r.opts.Cell.Servers, Source: r.opts.Source,
-		Life: rand.Uint64(), Timing: r.opts.Timing, Logger: r.logger,
+		Life: life, Memory: r.memory, Timing: r.opts.Timing, Logger: r.logger,
 		CheckpointBytes: stagger(r.opts.CheckpointBytes, r.opts.ID), OverlayBytes: r.opts.OverlayBytes,
 		CheckpointEvery: stagger(r.opts.CheckpointEvery, r.opts.ID), ExpireSessions: true,
 	}, r.log, st, ckpt, r.now())
@@ -294,6 +301,7 @@ func (r *Replica) run() {
 	r.tasks.Go(r.appends.run)
 	r.tasks.Go(r.readLog)
 	r.tasks.Go(r.upkeep.run)
+	r.tasks.Go(r.remember)
 	r.repairs.start()
 	r.tasks.Go(r.scrub.run)
 	r.tasks.Go(r.watchSpace)
@@ -445,6 +453,13 @@ func (r *Replica) dispatch(touched *[]*outlet, wake bool) {
 	if id := out.Identity; id != nil {
 		r.tasks.Go(func() { r.keep(*id) })
 	}
+	if out.Remember != nil {
+		select {
+		case <-r.kept:
+		default:
+		}
+		r.kept <- out.Remember
+	}
 	if out.Table != nil {
 		r.place.tell(*out.Table)
 		r.tellServers(out.Table)
@@ -575,7 +590,36 @@ func (r *Replica) Close() error {
 	r.appends.close()
 	r.upkeep.close()
 	r.tasks.Wait()
-	return errors.Join(r.Err(), r.closeFiles())
+	return errors.Join(r.Err(), r.keepPromises(), r.closeFiles())
+}
+
+// remember keeps what the other servers promised until the server ends.
+func (r *Replica) remember() {
+	for {
+		select {
+		case <-r.ctx.Done():
+			return
+		case ps := <-r.kept:
+			if err := r.memory.Keep(r.place.identity.Load().Cell, ps); noRoom(err) {
+				r.logger.Warn("what the other servers have promised is not kept", "error", err)
+			} else if err != nil {
+				r.failed(err)
+				return
+			}
+		}
+	}
+}
+
+// keepPromises keeps what the others promised up to the end: should the whole cell be stopped, it is all that is left.
+func (r *Replica) keepPromises() error {
+	if r.Err() != nil || !r.core.Belongs() {
+		return nil
+	}
+	err := r.memory.Keep(r.place.identity.Load().Cell, r.core.Promised())
+	if noRoom(err) {
+		return nil // what was kept before counts
+	}
+	return err
 }
 
 func (r *Replica) closeFiles() error {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss/admin"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/agreement"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/disk"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/replica"
@@ -223,6 +224,20 @@ func (s *server) keep(id replica.Identity) {
 	}
 	s.w.tracef("server %d is member %d of cell %v", s.id, id.Number, id.Cell)
 	s.pump(s.core.IdentityKept(s.clock()))
+}
+
+// memorise keeps what other servers have promised.
+func (s *server) memorise(ps []agreement.Promise) {
+	s.cutPower(6)
+	err := s.memory.Keep(s.core.Identity().Cell, ps)
+	s.endPowerCut()
+	if errors.Is(err, disk.ErrCrashed) {
+		s.w.kill(s, true)
+		return
+	}
+	if err != nil && !errors.Is(err, disk.ErrNoSpace) {
+		s.ended(err)
+	}
 }
 
 // notify carries an announcement to another server: perhaps late, perhaps twice, perhaps never.

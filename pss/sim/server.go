@@ -47,6 +47,7 @@ type server struct {
 	store   *store.Store
 	core    *replica.Core
 	out     replica.Output
+	memory  *replica.Memory // nil without Members
 	writer  replica.LogWriter
 	waiting []agreement.Append
 	writing bool
@@ -105,6 +106,11 @@ func (s *server) boot() {
 			return
 		}
 		c.Servers, c.Life = w.conf(), w.rng.Uint64()
+		if s.memory, err = replica.OpenMemory(s.disk, c.Life); err != nil {
+			fail(err)
+			return
+		}
+		c.Memory = s.memory
 	}
 	superseded, err := store.Checkpointed(s.disk, ".")
 	if err != nil {
@@ -278,6 +284,9 @@ func (s *server) pump(err error) {
 	}
 	if id := s.out.Identity; id != nil {
 		s.onDisk(s.w.between(netFast, 5*time.Millisecond), func() { s.keep(*id) })
+	}
+	if ps := s.out.Remember; ps != nil {
+		s.onDisk(s.w.between(netFast, 5*time.Millisecond), func() { s.memorise(ps) })
 	}
 	s.out.Reset()
 	s.compare()
