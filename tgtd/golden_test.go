@@ -162,6 +162,9 @@ func TestGolden(t *testing.T) {
 	if err != nil || len(paths) == 0 {
 		t.Fatalf("no transcripts: %v", err)
 	}
+	if testing.Short() {
+		t.Skipf("NOT RUN: %d transcripts: they take a while, and nothing of this process runs in them", len(paths))
+	}
 	if os.Geteuid() != 0 {
 		t.Skipf("NOT RUN: all %d transcripts need root, for their namespaces", len(paths))
 	}

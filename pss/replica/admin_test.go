@@ -30,6 +30,7 @@ func refusal(err error) admin.Code {
 }
 
 func TestAdminStatus(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	m := h.master()
 	var st admin.Status
@@ -44,6 +45,7 @@ func TestAdminStatus(t *testing.T) {
 }
 
 func TestAdminRefusals(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	m := h.master()
 	c := h.adminOf(m)
@@ -71,6 +73,7 @@ func TestAdminRefusals(t *testing.T) {
 }
 
 func TestAdminHandOver(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	m := h.master()
 	to := cell.ID((m + 1) % 3)
@@ -86,6 +89,7 @@ func TestAdminHandOver(t *testing.T) {
 }
 
 func TestAdminCheckpoint(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	v := h.volume(h.client(), 1<<20)
 	v.write(3)
@@ -99,10 +103,11 @@ func TestAdminCheckpoint(t *testing.T) {
 }
 
 func TestAdminShutdown(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	m := h.master()
 	check(t, h.adminOf(m).Call(h.context(), admin.MethodShutdown, admin.ShutdownArgs{Comment: "planned"}, nil))
-	<-h.servers[m].Done()
+	within(t, "the end of the master", h.servers[m].Done())
 	h.stop(m) // which checks that it ended without an error
 	if next := h.master(); next == m {
 		t.Errorf("server %d is master", next)
@@ -110,6 +115,7 @@ func TestAdminShutdown(t *testing.T) {
 }
 
 func TestTooManyTools(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	for range maxAdmins {
 		h.adminOf(0)
@@ -125,6 +131,7 @@ func TestTooManyTools(t *testing.T) {
 
 // TestToolLeaves: a method that lasts ends with the tool that asked for it.
 func TestToolLeaves(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	c := h.adminOf(0)
 	ctx, cancel := context.WithCancel(h.context())

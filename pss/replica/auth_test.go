@@ -61,6 +61,7 @@ func newClosedHouse(t *testing.T, options func(*Options)) *house {
 
 // TestClosedCell: with a key everything works as without: masters that go, servers that come back, catching up.
 func TestClosedCell(t *testing.T) {
+	t.Parallel()
 	h := newClosedHouse(t, func(o *Options) {
 		o.CheckpointBytes, o.OverlayBytes, o.SegmentBytes = 256<<10, 1<<20, 512<<10
 	})
@@ -111,6 +112,7 @@ func (h *house) datagram(to int, b []byte) {
 
 // TestForgedHeartbeatOpen shows the attack that a key is there for: in an open cell one datagram stops a server.
 func TestForgedHeartbeatOpen(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	to := (h.master() + 1) % 3
 	r, forged := h.servers[to], h.forge(to)
@@ -126,6 +128,7 @@ func TestForgedHeartbeatOpen(t *testing.T) {
 // TestForgedDatagrams: with a key, what strangers forge, in clear or sealed with a key of their own, is dropped and
 // counted, and has no effect.
 func TestForgedDatagrams(t *testing.T) {
+	t.Parallel()
 	h := newClosedHouse(t, nil)
 	v := h.volume(h.client(), 64<<10)
 	v.write(5)
@@ -170,6 +173,7 @@ func TestForgedDatagrams(t *testing.T) {
 
 // TestQuestions: tools ask closed cells and open ones; a question shorter than its answer gets none.
 func TestQuestions(t *testing.T) {
+	t.Parallel()
 	for name, newHouse := range map[string]func(*testing.T, func(*Options)) *house{"open": newHouse, "key": newClosedHouse} {
 		h := newHouse(t, nil)
 		b, err := ask.Status(h.context(), h.conf, 1)
@@ -222,6 +226,7 @@ func (n *notes) has(words string) bool {
 
 // TestMixedCell: a server without the key is left out, and both it and the others say why; clients, too.
 func TestMixedCell(t *testing.T) {
+	t.Parallel()
 	var logs [3]notes
 	file := newKeyFile(t)
 	odd, mixed := 0, false
@@ -277,6 +282,7 @@ func shortly(t *testing.T) context.Context {
 
 // TestRollKey rolls the key of a cell under I/O: each party has its own file, and takes each step when it likes.
 func TestRollKey(t *testing.T) {
+	t.Parallel()
 	master := newKeyFile(t)
 	var files [4]string // of the servers and the client
 	for i := range files {

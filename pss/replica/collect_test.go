@@ -9,6 +9,7 @@ import (
 
 // TestCollector: every figure is there, and named by Prometheus's conventions.
 func TestCollector(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	v := h.volume(h.client(), 1<<20)
 	v.write(3)

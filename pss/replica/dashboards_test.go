@@ -13,6 +13,7 @@ import (
 
 // TestDashboards: every metric that the alert rules and the dashboard ask for is one that a server shows.
 func TestDashboards(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	descs := make(chan *prometheus.Desc, 100)
 	h.servers[0].Collector().Describe(descs)

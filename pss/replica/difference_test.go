@@ -10,6 +10,7 @@ import (
 // TestCatchUpCostsWhatChanged: a server that missed more than the log holds takes what changed meanwhile, and not
 // the 64 GiB of the volume, nor all that is written in it. It tells how far it is.
 func TestCatchUpCostsWhatChanged(t *testing.T) {
+	t.Parallel()
 	const (
 		size    = 64 << 30
 		spread  = size / 48 // 48 pieces of data, all over the volume

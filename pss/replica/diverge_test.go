@@ -13,8 +13,10 @@ import (
 // TestDivergence: one server comes to another result, as a broken memory would have it. It ends by itself, says at
 // which entries, and the others go on.
 func TestDivergence(t *testing.T) {
+	t.Parallel()
 	for _, who := range []string{"follower", "master"} {
 		t.Run(who, func(t *testing.T) {
+			t.Parallel()
 			h := newHouse(t, rareCheckpoints)
 			v := h.volume(h.client(), 1<<20)
 			v.write(5)

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -169,16 +170,19 @@ func TestFoundingMakesOneCell(t *testing.T) {
 
 // TestFoundingInAnyOrder: servers that start one after the other, in each order, make one cell of them all.
 func TestFoundingInAnyOrder(t *testing.T) {
+	t.Parallel()
 	for _, order := range [][]cell.ID{{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}} {
-		e := newEstate(t, 0, 1, 2, 5)
-		e.start(e.conf, 5) // a replica can't found anything
-		for _, id := range order {
-			e.start(e.conf, id)
-			if id != order[2] && e.servers[id].report().State != "fresh" {
-				t.Errorf("server %d did not wait", id)
+		t.Run(fmt.Sprint(order), func(t *testing.T) {
+			t.Parallel()
+			e := newEstate(t, 0, 1, 2, 5)
+			e.start(e.conf, 5) // a replica can't found anything
+			for _, id := range order {
+				e.start(e.conf, id)
+				if id != order[2] && e.servers[id].report().State != "fresh" {
+					t.Errorf("server %d did not wait", id)
+				}
 			}
-		}
-		e.settled(0, 1, 2)
-		e.stop(0, 1, 2, 5)
+			e.settled(0, 1, 2)
+		})
 	}
 }

@@ -3,7 +3,9 @@ package replica
 import (
 	crand "crypto/rand"
 	"errors"
+	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"sync"
@@ -33,6 +35,9 @@ func newEstate(t *testing.T, ids ...cell.ID) *estate {
 		e.conf.Servers = append(e.conf.Servers, cell.Server{ID: id, Host: "127.0.0.1", TCPPort: ports[0], UDPPort: ports[1], Path: t.TempDir()})
 	}
 	t.Cleanup(func() {
+		if t.Failed() {
+			report(t, slices.Collect(maps.Values(e.servers))...)
+		}
 		for id := range e.servers {
 			e.stop(id)
 		}
@@ -145,6 +150,25 @@ func (e *estate) callAt(conf *cell.Config, method string, args any) error {
 	return err
 }
 
+// changed has the cell change its members. The master may go in the middle of that, and the next one refuses what is done
+// already.
+func (e *estate) changed(conf *cell.Config, method string, args admin.AddArgs) {
+	e.t.Helper()
+	err := e.callAt(conf, method, args)
+	if err == nil {
+		return
+	}
+	m := e.master()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !slices.ContainsFunc(m.records(), func(rec admin.MemberRecord) bool {
+		return rec.ID == args.ID && rec.Member != 0 && rec.State != admin.StateRemoved && rec.Host == args.Host &&
+			rec.UDPPort == args.UDPPort && rec.TCPPort == args.TCPPort
+	}) {
+		e.t.Fatal(err)
+	}
+}
+
 func keys(m map[cell.ID]*Replica) []cell.ID {
 	var ids []cell.ID
 	for id := range m {
@@ -166,7 +190,7 @@ func (e *estate) refused(method string, args any) {
 // retired waits until a server that was removed has learned so and ended.
 func (e *estate) retired(id cell.ID) {
 	e.t.Helper()
-	<-e.servers[id].Done()
+	within(e.t, fmt.Sprintf("the end of server %d", id), e.servers[id].Done())
 	if err := e.servers[id].Close(); !errors.Is(err, ErrRetired) {
 		e.t.Errorf("server %d ended with %v", id, err)
 	}
@@ -185,6 +209,7 @@ func (e *estate) client(ids ...cell.ID) *house {
 
 // TestGrow: a cell grows from three core servers to five, under writes, and gets a replica; then it shrinks again.
 func TestGrow(t *testing.T) {
+	t.Parallel()
 	e := newEstate(t, 0, 1, 2, 3, 4, 6)
 	three := e.confOf(0, 1, 2)
 	e.start(three, 0, 1, 2)
@@ -196,10 +221,10 @@ func TestGrow(t *testing.T) {
 	if e.servers[3].report().Member != 0 {
 		t.Error("a server that nobody let in is a member")
 	}
-	check(t, e.call(admin.MethodAdd, e.place(3)))
+	e.changed(e.confOf(keys(e.servers)...), admin.MethodAdd, e.place(3))
 	e.settled(0, 1, 2, 3)
-	check(t, e.call(admin.MethodAdd, e.place(4)))
-	check(t, e.call(admin.MethodAdd, e.place(6)))
+	e.changed(e.confOf(keys(e.servers)...), admin.MethodAdd, e.place(4))
+	e.changed(e.confOf(keys(e.servers)...), admin.MethodAdd, e.place(6))
 	v.write(30)
 	e.start(e.conf, 4, 6)
 	e.settled(0, 1, 2, 3, 4)
@@ -245,6 +270,7 @@ func TestGrow(t *testing.T) {
 
 // TestReplace: a dead server's place is freed, and its successor takes it; a removed one stays out.
 func TestReplace(t *testing.T) {
+	t.Parallel()
 	e := newEstate(t, 0, 1, 2, 3)
 	e.start(e.conf, 0, 1, 2, 3)
 	e.settled(0, 1, 2, 3)
@@ -264,12 +290,13 @@ func TestReplace(t *testing.T) {
 			return len(s) > 40 // the reason, too
 		})
 	})
-	check(t, e.call(admin.MethodAdd, e.place(3)))
+	e.changed(e.confOf(keys(e.servers)...), admin.MethodAdd, e.place(3))
 	e.settled(0, 1, 2, 3)
 }
 
 // TestMove: a server comes back at another address, of which the others hear through the table.
 func TestMove(t *testing.T) {
+	t.Parallel()
 	e := newEstate(t, 0, 1, 2)
 	e.start(e.conf, 0, 1, 2)
 	e.settled(0, 1, 2)
@@ -280,7 +307,7 @@ func TestMove(t *testing.T) {
 	moved.Servers[2].TCPPort, moved.Servers[2].UDPPort = ports[0], ports[1]
 	e.start(moved, 2)
 	s := moved.Servers[2]
-	check(t, e.call(admin.MethodMove, admin.AddArgs{ID: 2, Host: s.Host, UDPPort: s.UDPPort, TCPPort: s.TCPPort}))
+	e.changed(e.confOf(keys(e.servers)...), admin.MethodMove, admin.AddArgs{ID: 2, Host: s.Host, UDPPort: s.UDPPort, TCPPort: s.TCPPort})
 	e.settled(0, 1, 2)
 	var list []admin.MemberRecord
 	check(t, admin.CallMaster(t.Context(), e.conf, admin.MethodMembers, nil, &list))
@@ -296,6 +323,7 @@ func TestMove(t *testing.T) {
 // TestClientsFollow: a client that began with an old server.conf learns of all servers from those it knows: when the cell
 // has moved away from all of the addresses in it, one server after the other, with one added and one removed, it goes on.
 func TestClientsFollow(t *testing.T) {
+	t.Parallel()
 	e := newEstate(t, 0, 1, 2, 3)
 	old := e.confOf(0, 1, 2)
 	e.start(old, 0, 1, 2)
@@ -313,12 +341,12 @@ func TestClientsFollow(t *testing.T) {
 		// The others have heard of all moves so far; this server's own server.conf has them, and its own.
 		e.stop(id)
 		e.start(now, id)
-		check(t, e.callAt(now, admin.MethodMove, admin.AddArgs{ID: id, Host: s.Host, UDPPort: s.UDPPort, TCPPort: s.TCPPort}))
+		e.changed(now, admin.MethodMove, admin.AddArgs{ID: id, Host: s.Host, UDPPort: s.UDPPort, TCPPort: s.TCPPort})
 		e.settled(0, 1, 2)
 	}
 	check(t, c.Mkdir(t.Context(), "/moved"))
 	e.start(now, 3)
-	check(t, e.callAt(now, admin.MethodAdd, admin.AddArgs{ID: 3, Host: now.Servers[3].Host, UDPPort: now.Servers[3].UDPPort, TCPPort: now.Servers[3].TCPPort}))
+	e.changed(now, admin.MethodAdd, e.place(3))
 	e.settled(0, 1, 2, 3)
 	to := cell.ID(3)
 	check(t, e.callAt(now, admin.MethodHandOver, admin.HandOverArgs{ID: &to}))
@@ -337,6 +365,7 @@ func TestClientsFollow(t *testing.T) {
 // TestFoundWithout: a cell whose core servers are not all there waits, says for whom, and is founded without them
 // only as an operator says.
 func TestFoundWithout(t *testing.T) {
+	t.Parallel()
 	e := newEstate(t, 0, 1, 2)
 	e.start(e.conf, 0, 1)
 	eventually(t, "server 0 has heard of server 1", func() bool {
@@ -359,6 +388,7 @@ func TestFoundWithout(t *testing.T) {
 // TestFoundAgain: two of three servers are lost for good. What the third holds is the new cell's, with everything
 // that was acknowledged while it took part; a server of the old cell has nothing to say in it.
 func TestFoundAgain(t *testing.T) {
+	t.Parallel()
 	e := newEstate(t, 0, 1, 2)
 	e.start(e.conf, 0, 1, 2)
 	h := e.client(0, 1, 2)
@@ -394,6 +424,7 @@ func TestFoundAgain(t *testing.T) {
 
 // TestFoundAgainIsRefused where there is nothing to found a cell on.
 func TestFoundAgainIsRefused(t *testing.T) {
+	t.Parallel()
 	e := newEstate(t, 0, 1, 2, 5)
 	e.start(e.conf, 0)
 	e.stop(0)
@@ -417,6 +448,7 @@ func TestFoundAgainIsRefused(t *testing.T) {
 // TestRollingRestart restarts all servers one after the other, cleanly, under writes. It prints how long a write took
 // at most around each.
 func TestRollingRestart(t *testing.T) {
+	t.Parallel()
 	e := newEstate(t, 0, 1, 2, 3, 4, 5, 6, 7)
 	e.start(e.conf, 0, 1, 2, 3, 4, 5, 6, 7)
 	e.settled(0, 1, 2, 3, 4)
@@ -440,7 +472,7 @@ func TestRollingRestart(t *testing.T) {
 			}
 		}
 	})
-	<-longest
+	within(t, "the first write", longest)
 	for id := range cell.ID(8) {
 		master := e.servers[id].report().IsMaster
 		r := e.servers[id]
@@ -448,7 +480,7 @@ func TestRollingRestart(t *testing.T) {
 		check(t, r.Shutdown())
 		e.start(e.conf, id)
 		e.settledVoters(0, 1, 2, 3, 4)
-		t.Logf("server %d restarted (master: %v): longest write %v", id, master, <-longest)
+		t.Logf("server %d restarted (master: %v): longest write %v", id, master, within(t, "a write", longest))
 	}
 	close(stop)
 	writer.Wait()

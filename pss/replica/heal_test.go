@@ -20,6 +20,7 @@ import (
 // TestDamagedRoot damages the files that a server starts from. It does not start, and so neither votes nor
 // acknowledges anything, and the error says that its state has to be given up, and what is damaged.
 func TestDamagedRoot(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, rareCheckpoints)
 	v := h.volume(h.client(), 1<<20)
 	v.write(20)
@@ -58,6 +59,7 @@ func TestDamagedRoot(t *testing.T) {
 // TestSupersededLogHeals: damage to a part of the log that the checkpoint makes superfluous does not keep a server from
 // starting.
 func TestSupersededLogHeals(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, func(o *Options) { rareCheckpoints(o); o.SegmentBytes = 256 << 10 })
 	v := h.volume(h.client(), 1<<20)
 	v.write(60)
@@ -122,6 +124,7 @@ func (h *house) healed(i int, v *volume, err error) Identity {
 // TestHeals: whatever is damaged, the server comes back by itself while clients write, as a new member with a vote that
 // has the same as all others. A checkpoint that can be relied upon is kept, and only the difference fetched.
 func TestHeals(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name    string
 		discard bool // the state in the root is of no use
@@ -165,6 +168,7 @@ func TestHeals(t *testing.T) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			h := newHouse(t, func(o *Options) { rareCheckpoints(o); o.SegmentBytes = 8 << 20 })
 			v := h.volume(h.client(), 1<<20)
 			v.write(20)
@@ -218,7 +222,7 @@ func (h *house) waits(o Options, words string) {
 	go func() { done <- Heal(ctx, o, &HealError{errors.New("rot")}) }()
 	eventually(h.t, "said "+words, func() bool { return said.has(words) })
 	cancel()
-	if err := <-done; !errors.Is(err, context.Canceled) {
+	if err := within(h.t, "the end of the wait", done); !errors.Is(err, context.Canceled) {
 		h.t.Fatal(err)
 	}
 	if after, err := ReadIdentity(dir); err != nil || after.Root != before.Root || after.Number != before.Number {
@@ -228,6 +232,7 @@ func (h *house) waits(o Options, words string) {
 
 // TestHealWaits: nothing is given up while the cell has no majority without this server, nor soon after the last time.
 func TestHealWaits(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	v := h.volume(h.client(), 1<<20)
 	v.write(20)
@@ -287,6 +292,7 @@ func TestCanSpare(t *testing.T) {
 // TestDamagedIdentityKeepsTheServerOut: whose a root is can't be read any more. The server comes back as a new member,
 // with nothing of what it had, instead of waiting for somebody.
 func TestDamagedIdentityKeepsTheServerOut(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, rareCheckpoints)
 	v := h.volume(h.client(), 1<<20)
 	v.write(20)

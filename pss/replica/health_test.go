@@ -56,6 +56,7 @@ func (h *house) full() bool {
 // TestFullMinority: a server without room stops taking entries, and the others go on. When there is room it
 // comes level.
 func TestFullMinority(t *testing.T) {
+	t.Parallel()
 	h, disks := newMemHouse(t)
 	v := h.volume(h.client(), 1<<20)
 	v.write(20)
@@ -74,6 +75,7 @@ func TestFullMinority(t *testing.T) {
 
 // TestFullMaster: a master without room hands over to a server that has some.
 func TestFullMaster(t *testing.T) {
+	t.Parallel()
 	h, disks := newMemHouse(t)
 	v := h.volume(h.client(), 1<<20)
 	v.write(20)
@@ -89,6 +91,7 @@ func TestFullMaster(t *testing.T) {
 // TestFullMajority: a cell without room refuses what takes space, goes on with all else, and takes writes again
 // when there is room.
 func TestFullMajority(t *testing.T) {
+	t.Parallel()
 	h, disks := newMemHouse(t)
 	v := h.volume(h.client(), 1<<20)
 	v.write(20)
@@ -100,7 +103,7 @@ func TestFullMajority(t *testing.T) {
 	// The master may have handed over while it was the only one that is full; whoever it is has heard of both soon.
 	b := make([]byte, 4096)
 	eventually(t, "refused", func() bool {
-		_, err := v.v.WriteAt(b, 0)
+		err := v.writeAt(b, 0)
 		if err == nil {
 			copy(v.want, b)
 		} else if !errors.Is(err, pss.ErrNoSpace) {
@@ -109,16 +112,14 @@ func TestFullMajority(t *testing.T) {
 		return err != nil
 	})
 	v.verify()
-	done := make(chan error)
-	v.v.Submit(&pss.Request{Op: pss.Unmap, Offset: 8192, Length: 4096, Done: func(r *pss.Request) { done <- r.Err }})
-	check(t, <-done)
+	check(t, v.do(&pss.Request{Op: pss.Unmap, Offset: 8192, Length: 4096})[0].Err)
 	clear(v.want[8192:][:4096])
 	v.verify()
 	for i := range disks {
 		h.narrow(i, disks[i], spaceGood)
 	}
 	eventually(t, "taken", func() bool {
-		_, err := v.v.WriteAt(b, 0)
+		err := v.writeAt(b, 0)
 		copy(v.want, b)
 		return err == nil
 	})
@@ -131,6 +132,7 @@ func TestFullMajority(t *testing.T) {
 // acknowledged is there, the servers live, and everything goes on when there is room. Without any, the cell still
 // changes its master and is told to forget data.
 func TestNoRoomAtAll(t *testing.T) {
+	t.Parallel()
 	h, disks := newMemHouse(t)
 	v := h.volume(h.client(), 1<<20)
 	v.write(20)
@@ -156,14 +158,7 @@ func TestNoRoomAtAll(t *testing.T) {
 	h.servers[m].drive(func(time.Duration) error { h.servers[m].core.HandOver(cell.ID((m + 1) % 3)); return nil })
 	eventually(t, "another master", func() bool { return h.master() != m })
 	v.verify()
-	done := make(chan error, 1)
-	v.v.Submit(&pss.Request{Op: pss.Unmap, Offset: 8192, Length: 4096, Done: func(r *pss.Request) { done <- r.Err }})
-	select {
-	case err := <-done:
-		check(t, err)
-	case <-time.After(patience):
-		t.Fatal("a full cell can't be told to forget data")
-	}
+	check(t, v.do(&pss.Request{Op: pss.Unmap, Offset: 8192, Length: 4096})[0].Err) // a full cell is told to forget data
 	clear(v.want[8192:][:4096])
 	v.verify()
 	for i := range disks {
@@ -195,6 +190,7 @@ func hang(m *disk.Mem, part string, ops ...string) (release func(), waiting *ato
 
 // TestHangingFollower: nobody waits for a follower's disk.
 func TestHangingFollower(t *testing.T) {
+	t.Parallel()
 	h, disks := newMemHouse(t)
 	v := h.volume(h.client(), 1<<20)
 	v.write(20)
@@ -207,6 +203,7 @@ func TestHangingFollower(t *testing.T) {
 
 // TestHangingMaster: a master whose disk does not answer hands over, and goes on as a follower when it does.
 func TestHangingMaster(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name, file string
 		ops        []string
@@ -216,6 +213,7 @@ func TestHangingMaster(t *testing.T) {
 		{"reads", "data/", []string{disk.OpRead}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			h, disks := newMemHouse(t)
 			v := h.volume(h.client(), 1<<20)
 			v.write(20)

@@ -136,6 +136,7 @@ func (a *addressed) Close() error { a.closed = true; return nil }
 // TestIdleClients: clients that greet and then say nothing, or send one frame byte by byte, are dropped. One that
 // pings is served on.
 func TestIdleClients(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, func(o *Options) { o.ClientIdle = 2 * time.Second })
 	v := h.volume(h.client(), 64<<10)
 	m := h.master()
@@ -176,6 +177,7 @@ func TestIdleClients(t *testing.T) {
 // TestNoiseClosed throws random bytes at the ports of a cell with a key: at TCP in clear and behind the first bytes of
 // a TLS record, at UDP in clear and behind the head of a sealed datagram.
 func TestNoiseClosed(t *testing.T) {
+	t.Parallel()
 	h := newClosedHouse(t, nil)
 	v := h.volume(h.client(), 64<<10)
 	rng := rand.New(rand.NewPCG(3, 3))
@@ -235,6 +237,7 @@ func TestOversizedLengths(t *testing.T) {
 
 // TestPeerConnections: whoever calls itself a server takes no place from clients, nor from that server for ever.
 func TestPeerConnections(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	v := h.volume(h.client(), 64<<10)
 	m := h.master()

@@ -11,6 +11,7 @@ import (
 // TestInject: a master whose messages are lost on the way to all others is replaced, and is a follower again when they
 // are not any more. (That a server refuses which was not told to inject faults, package PSSAdmin tests.)
 func TestInject(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, func(o *Options) { o.Inject = true })
 	m := cell.ID(h.master())
 	inject := func(to cell.ID, cut bool) error {

@@ -4,9 +4,14 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"github.com/paxos-iscsi/paxos-iscsi/pss/psstest/waiting"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	waiting.SideBySide()
+	goleak.VerifyTestMain(m)
+}
 
 func check(t testing.TB, err error) {
 	t.Helper()

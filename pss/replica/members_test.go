@@ -37,6 +37,7 @@ func (h *house) voters() map[cell.ID]uint64 {
 // TestLostDisks: each server in turn comes back without its disk, the master among them, and is level again as a
 // new member with a vote.
 func TestLostDisks(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, func(o *Options) { o.CheckpointBytes = 1 << 20 })
 	v := h.volume(h.client(), 8<<20)
 	for round := range 4 {
@@ -58,6 +59,7 @@ func TestLostDisks(t *testing.T) {
 
 // TestRolledBackDisk: a server whose disk was put back to an older state notices, gives its place up and joins anew.
 func TestRolledBackDisk(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	v := h.volume(h.client(), 1<<20)
 	v.write(20)
@@ -73,7 +75,7 @@ func TestRolledBackDisk(t *testing.T) {
 	check(t, os.CopyFS(root, os.DirFS(copied)))
 	h.start(i)
 	r := h.servers[i]
-	<-r.Done()
+	within(t, "the end of the server", r.Done())
 	h.servers[i] = nil
 	if err := r.Close(); !LostLog(err) {
 		t.Fatal(err)
@@ -153,6 +155,7 @@ func TestIdentityOnDisk(t *testing.T) {
 }
 
 func TestForeignRoots(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	h.master()
 	h.stop(1)

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -76,6 +75,7 @@ func rot(t *testing.T, name string, at int64) {
 // TestReadRepairs: the master's disk is damaged in several blocks. Reads are answered with what was written, and
 // the disk is mended.
 func TestReadRepairs(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, rareCheckpoints)
 	v := h.volume(h.client(), 2<<20)
 	v.write(60)
@@ -104,6 +104,7 @@ func TestReadRepairs(t *testing.T) {
 // TestApplyRepairs: followers meet damage, of data and of records, in blocks that a write changes in part.
 // They go on, with the same content as the others.
 func TestApplyRepairs(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, rareCheckpoints)
 	v := h.volume(h.client(), 1<<20)
 	v.write(60)
@@ -137,6 +138,7 @@ func TestApplyRepairs(t *testing.T) {
 
 // TestNoCopyLeft: a block that is damaged everywhere can't be read, and all others can.
 func TestNoCopyLeft(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, rareCheckpoints)
 	v := h.volume(h.client(), 1<<20)
 	v.write(100)
@@ -146,7 +148,7 @@ func TestNoCopyLeft(t *testing.T) {
 		rot(t, h.files(i, "00")[0], bad*op.BlockSize)
 	}
 	got := make([]byte, op.BlockSize)
-	if _, err := v.v.ReadAt(got, bad*op.BlockSize); !errors.Is(err, op.ReadDamaged) {
+	if err := v.readAt(got, bad*op.BlockSize); !errors.Is(err, op.ReadDamaged) {
 		t.Fatalf("reading what is damaged everywhere: %v", err)
 	}
 	if stats := h.servers[h.master()].report().Repairs; stats.FailedReads == 0 || stats.Failed == 0 {
@@ -156,14 +158,13 @@ func TestNoCopyLeft(t *testing.T) {
 		if b == bad {
 			continue
 		}
-		if _, err := v.v.ReadAt(got, int64(b)*op.BlockSize); err != nil {
+		if err := v.readAt(got, int64(b)*op.BlockSize); err != nil {
 			t.Fatalf("block %d: %v", b, err)
 		}
 	}
 	whole := make([]byte, op.BlockSize) // and it can be written
 	copy(v.want[bad*op.BlockSize:], whole)
-	_, err := v.v.WriteAt(whole, bad*op.BlockSize)
-	check(t, err)
+	check(t, v.writeAt(whole, bad*op.BlockSize))
 	v.verify()
 }
 
@@ -196,15 +197,16 @@ func TestNoCheckpointInsideAnEntry(t *testing.T) {
 // TestUnreadableMasterHandsOver: no server can give a copy of what is damaged at the master. It hands over, and the
 // read is answered when another server's disk can be read again, not with an error.
 func TestUnreadableMasterHandsOver(t *testing.T) {
+	t.Parallel()
 	h, disks := newMemHouse(t)
 	v := h.volume(h.client(), 1<<20)
 	v.write(20)
 	h.onDisk()
 	m := h.master()
-	var others atomic.Bool // can be read
+	old := h.servers[m]
 	for i, d := range disks {
 		d.SetHook(func(what, name string) error {
-			if what == disk.OpRead && strings.HasPrefix(name, "data/") && (i == m || !others.Load()) {
+			if what == disk.OpRead && strings.HasPrefix(name, "data/") && (i == m || old.view().Self) {
 				return errors.New("input/output error")
 			}
 			return nil
@@ -217,8 +219,7 @@ func TestUnreadableMasterHandsOver(t *testing.T) {
 		done <- err
 	}()
 	eventually(t, "another master", func() bool { return h.master() != m })
-	others.Store(true)
-	check(t, <-done)
+	check(t, within(t, "the answer", done))
 	if !bytes.Equal(got, v.want) {
 		t.Fatal("the read gave other bytes than were written")
 	}

@@ -81,6 +81,7 @@ const slack = 3*behindPiece + 2*behindPieces*(32<<10)
 // TestCatchUpResumesAfterRestart: what a server fetched before it was stopped it does not fetch again. It takes it from a
 // server that is not the master.
 func TestCatchUpResumesAfterRestart(t *testing.T) {
+	t.Parallel()
 	h, late, object := behind(t)
 	master := h.master()
 	h.start(late)
@@ -100,6 +101,7 @@ func TestCatchUpResumesAfterRestart(t *testing.T) {
 
 // TestCatchUpResumesElsewhere: the source dies, and the server goes on from another one.
 func TestCatchUpResumesElsewhere(t *testing.T) {
+	t.Parallel()
 	h, late, object := behind(t)
 	master := h.master()
 	h.start(late)

@@ -13,7 +13,6 @@ import (
 	"net"
 	"os"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -40,6 +39,23 @@ type house struct {
 	options func(*Options)
 }
 
+// report logs what the servers that run are at, for a test that failed.
+func report(t *testing.T, servers ...*Replica) {
+	t.Helper()
+	for _, r := range servers {
+		if r == nil {
+			continue
+		}
+		st := r.report()
+		master := "none"
+		if st.Master != nil {
+			master = fmt.Sprint(*st.Master)
+		}
+		t.Logf("server %d: %s, master %s, term %d, log %d to %d, committed %d, applied %d, checkpoint %d, %d clients, health %q, error %v",
+			st.ID, st.State, master, st.Term, st.LogFirst, st.Last, st.Commit, st.Applied, st.Checkpoint, st.Clients, st.Health, r.Err())
+	}
+}
+
 func newHouse(t *testing.T, options func(*Options)) *house {
 	t.Helper()
 	h := &house{t: t, conf: &cell.Config{File: "server.conf"}, options: options}
@@ -52,6 +68,9 @@ func newHouse(t *testing.T, options func(*Options)) *house {
 		h.start(i)
 	}
 	t.Cleanup(func() {
+		if t.Failed() {
+			report(t, h.servers[:]...)
+		}
 		for i := range h.servers {
 			h.stop(i)
 		}
@@ -99,6 +118,18 @@ func eventually(t *testing.T, what string, cond func() bool) {
 		if time.Now().After(end) {
 			t.Fatalf("after %v: not %s", patience, what)
 		}
+	}
+}
+
+// within waits for what comes over a channel, or for its end.
+func within[T any](t *testing.T, what string, c <-chan T) T {
+	t.Helper()
+	select {
+	case x := <-c:
+		return x
+	case <-time.After(patience):
+		t.Fatalf("after %v: not %s", patience, what)
+		panic("not reached")
 	}
 }
 
@@ -191,36 +222,61 @@ func (h *house) volume(c *pss.Cell, bytes int) *volume {
 // write writes at random places, count writes at the same time.
 func (v *volume) write(count int) {
 	v.t.Helper()
-	var wg sync.WaitGroup
-	rs := make([]pss.Request, count)
+	rs := make([]*pss.Request, count)
 	for i := range rs {
 		off := v.rng.IntN(len(v.want)/512) * 512
 		n := min(512+v.rng.IntN(128)*512, len(v.want)-off)
 		for j := off; j < off+n; j++ {
 			v.want[j] = byte(v.rng.Uint32())
 		}
-		wg.Add(1)
-		rs[i] = pss.Request{Op: pss.Write, Offset: int64(off), Data: bytes.Clone(v.want[off : off+n]),
-			Done: func(*pss.Request) { wg.Done() }}
-		v.v.Submit(&rs[i])
+		rs[i] = &pss.Request{Op: pss.Write, Offset: int64(off), Data: bytes.Clone(v.want[off : off+n])}
 	}
-	wg.Wait()
-	for i := range rs {
-		check(v.t, rs[i].Err)
+	for _, r := range v.do(rs...) {
+		check(v.t, r.Err)
 	}
+}
+
+// do carries requests out at the same time. It fails the test when they are not answered.
+func (v *volume) do(rs ...*pss.Request) []*pss.Request {
+	v.t.Helper()
+	done := make(chan *pss.Request, len(rs))
+	for _, r := range rs {
+		r.Done = func(r *pss.Request) { done <- r }
+		v.v.Submit(r)
+	}
+	late := time.After(patience)
+	for answered := range rs {
+		select {
+		case <-done:
+		case <-late:
+			v.t.Fatalf("after %v: %d of %d requests were answered; the first is operation %d of %d bytes at %d",
+				patience, answered, len(rs), rs[0].Op, max(int64(len(rs[0].Data)), rs[0].Length), rs[0].Offset)
+		}
+	}
+	return rs
+}
+
+func (v *volume) writeAt(b []byte, off int64) error {
+	v.t.Helper()
+	return v.do(&pss.Request{Op: pss.Write, Offset: off, Data: b})[0].Err
+}
+
+func (v *volume) readAt(b []byte, off int64) error {
+	v.t.Helper()
+	return v.do(&pss.Request{Op: pss.Read, Offset: off, Data: b})[0].Err
 }
 
 func (v *volume) verify() {
 	v.t.Helper()
 	got := make([]byte, len(v.want))
-	_, err := v.v.ReadAt(got, 0)
-	check(v.t, err)
+	check(v.t, v.readAt(got, 0))
 	if !bytes.Equal(got, v.want) {
 		v.t.Fatal("the volume does not hold what was written")
 	}
 }
 
 func TestServersComeAndGo(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	v := h.volume(h.client(), 1<<20)
 	v.write(50)
@@ -249,6 +305,7 @@ func TestServersComeAndGo(t *testing.T) {
 
 // TestCatchUpOverSockets stops a server until the others have given up the log it needs.
 func TestCatchUpOverSockets(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, func(o *Options) {
 		o.CheckpointBytes, o.OverlayBytes, o.SegmentBytes = 256<<10, 1<<20, 512<<10
 	})
@@ -285,6 +342,7 @@ func TestCatchUpOverSockets(t *testing.T) {
 }
 
 func TestShutdownHandsOver(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	v := h.volume(h.client(), 64<<10)
 	v.write(5)
@@ -354,6 +412,7 @@ func (k *raw) propose(tag uint64) {
 // TestRefusedConnectionStaysRefused: what a client sent behind a refused operation must not be taken, even
 // when this server is master by then.
 func TestRefusedConnectionStaysRefused(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	old := h.master()
 	i := (old + 1) % 3
@@ -376,6 +435,7 @@ func TestRefusedConnectionStaysRefused(t *testing.T) {
 }
 
 func TestTooManyClients(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	r := h.servers[0]
 	r.clients.Lock()
@@ -409,6 +469,7 @@ func TestTooManyClients(t *testing.T) {
 // TestCloseWithFullWindow: a client that has as much under way as it may is not read from. That must not
 // keep the server from ending.
 func TestCloseWithFullWindow(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	k := h.greet(0)
 	r := h.servers[0]
@@ -431,11 +492,7 @@ func TestCloseWithFullWindow(t *testing.T) {
 		defer close(closed)
 		h.stop(0)
 	}()
-	select {
-	case <-closed:
-	case <-time.After(patience):
-		t.Fatal("the server does not end")
-	}
+	within(t, "the end of the server", closed)
 }
 
 // TestBrokenOutletHasNoBacklog: a connection that can't be written to any more ends; it does not wait for
@@ -458,6 +515,7 @@ func TestBrokenOutletHasNoBacklog(t *testing.T) {
 
 // TestReadOfDeletedObject: an object may go between the question to the state machine and the reading.
 func TestReadOfDeletedObject(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	c := h.client()
 	_, err := c.WriteFile(h.context(), "/f", strings.NewReader("content"))
@@ -477,6 +535,7 @@ func TestReadOfDeletedObject(t *testing.T) {
 }
 
 func TestStatus(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	m := h.master()
 	k := h.greet(m)
@@ -510,6 +569,7 @@ func TestStatus(t *testing.T) {
 
 // TestGarbage throws at the ports what no server or client sends. The cell serves on.
 func TestGarbage(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	v := h.volume(h.client(), 64<<10)
 	rng := rand.New(rand.NewPCG(7, 7))
@@ -629,6 +689,7 @@ func (h *house) garbageDatagrams(noise func(int) []byte) {
 }
 
 func TestRootInUse(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	if _, err := Open(h.optionsOf(0)); !errors.Is(err, disk.ErrLocked) {
 		t.Fatal(err)
@@ -636,6 +697,7 @@ func TestRootInUse(t *testing.T) {
 }
 
 func TestPortInUse(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	o := h.optionsOf(0)
 	o.Root = t.TempDir()
@@ -650,13 +712,14 @@ func TestPortInUse(t *testing.T) {
 
 // TestFailedLogEndsTheServer: after a write to the log that failed nobody knows what the disk holds.
 func TestFailedLogEndsTheServer(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	v := h.volume(h.client(), 64<<10)
 	i := h.master()
 	r := h.servers[i]
 	h.servers[i] = nil
 	r.failed(errors.New("durable log: the disk is gone"))
-	<-r.Done()
+	within(t, "the end of the server", r.Done())
 	v.write(5) // elsewhere
 	if err := r.Close(); err == nil || !strings.Contains(err.Error(), "the disk is gone") {
 		t.Fatal(err)

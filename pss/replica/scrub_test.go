@@ -31,11 +31,11 @@ func scrubOptions(o *Options) {
 
 // TestScrubRepairs: a scrub finds all damage that nobody reads, and repairs it.
 func TestScrubRepairs(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, scrubOptions)
 	v := h.volume(h.client(), 6<<20)
 	for chunk := range 2 {
-		_, err := v.v.WriteAt(bytes.Repeat([]byte{5}, 128<<10), int64(chunk)<<22)
-		check(t, err)
+		check(t, v.writeAt(bytes.Repeat([]byte{5}, 128<<10), int64(chunk)<<22))
 	}
 	h.onDisk()
 	f := (h.master() + 1) % 3
@@ -58,6 +58,7 @@ func TestScrubRepairs(t *testing.T) {
 // TestScrubRereadsRecords: records that are damaged on disk, and whole in memory, are found before a restart needs
 // them, and mended.
 func TestScrubRereadsRecords(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, scrubOptions)
 	v := h.volume(h.client(), 1<<20)
 	v.write(60)
@@ -88,6 +89,7 @@ func TestScrubRereadsRecords(t *testing.T) {
 // TestScrubFindsLostWrites: blocks that have an old content, together with their old records, are whole by
 // themselves. The sums of the records know better.
 func TestScrubFindsLostWrites(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, scrubOptions)
 	v := h.volume(h.client(), 1<<20)
 	v.write(60)
@@ -120,6 +122,7 @@ func TestScrubFindsLostWrites(t *testing.T) {
 // TestScrubFindsWhatIsWrongWithRightSums: a block that a server's memory spoilt before its checksum was computed is
 // whole by all checksums. The other servers know better.
 func TestScrubFindsWhatIsWrongWithRightSums(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, scrubOptions)
 	v := h.volume(h.client(), 1<<20)
 	v.write(60)
@@ -156,6 +159,7 @@ func TestScrubFindsWhatIsWrongWithRightSums(t *testing.T) {
 
 // TestScrubRaisesNoFalseAlarm: scrubs on all servers while they write and make checkpoints find nothing.
 func TestScrubRaisesNoFalseAlarm(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, func(o *Options) {
 		scrubOptions(o)
 		o.CheckpointEvery = 20 * time.Millisecond
@@ -178,6 +182,7 @@ func TestScrubRaisesNoFalseAlarm(t *testing.T) {
 
 // TestScrubGoesOn: a scrub that a restart interrupts goes on where it was.
 func TestScrubGoesOn(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, func(o *Options) {
 		scrubOptions(o)
 		o.ScrubEvery, o.ScrubRate = time.Hour, 1 // a chunk takes for ever

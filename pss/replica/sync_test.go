@@ -15,6 +15,7 @@ import (
 // TestFailedSyncs: wherever a sync fails, on a follower or the master, the server stops; after a power cut it starts again
 // from what is left, and nothing that was acknowledged is lost.
 func TestFailedSyncs(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ name, prefix, part string }{
 		{"log", "log/", ".log"},
 		{"chunk", "data/", "/00/00/00"},
@@ -23,6 +24,7 @@ func TestFailedSyncs(t *testing.T) {
 		{"prepared", "prepared", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			h, disks := newMemHouse(t)
 			v := h.volume(h.client(), 1<<20)
 			v.write(20)
@@ -59,12 +61,14 @@ func TestFailedSyncs(t *testing.T) {
 // TestFailedSyncsOfCatchUp: a server that catches up stops where a sync of what it stages fails, comes back from what a
 // power cut leaves, and catches up.
 func TestFailedSyncsOfCatchUp(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ name, op, part string }{
 		{"chunk", disk.OpSync, "/00"},
 		{"records", disk.OpSync, "/sums"},
 		{"folder", disk.OpSyncDir, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			disks := [3]*disk.Mem{disk.NewMem(), disk.NewMem(), disk.NewMem()}
 			h, late, object := behind(t, func(o *Options) { o.Disk, o.CatchUpRate = disks[o.ID], DefaultCatchUpRate })
 			var failed atomic.Bool
@@ -98,6 +102,7 @@ func (h *house) ends(i int, failed *atomic.Bool) {
 // TestFailedSyncsOfIdentity: a server without its disk is given an identity, and is taken in as a new member; whichever
 // sync of its identity file or of the folder around it fails, it stops, and becomes a member at the next start.
 func TestFailedSyncsOfIdentity(t *testing.T) {
+	t.Parallel()
 	h, disks := newMemHouse(t)
 	v := h.volume(h.client(), 1<<20)
 	v.write(20)

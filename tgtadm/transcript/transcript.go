@@ -394,6 +394,7 @@ var (
 	place         = regexp.MustCompile(` at \S+ line (\d+|<n>)`)
 	unitParameter = regexp.MustCompile(`^tgtadm .*--op update --mode logicalunit .*--params `)
 	serial        = regexp.MustCompile(`(?m)^(Media serial number : \S+_)(?:\d+|<epoch>), created .*$`)
+	perlValue     = regexp.MustCompile(`(Can't use string \()".*"(?:\.\.\.)?(\) as )`) // cut after 32 bytes
 	cacheRemark   = regexp.MustCompile(`^# (Write cache is enabled|WARNING! Unknown value)`)
 )
 
@@ -406,6 +407,7 @@ var inventory = regexp.MustCompile(`(?m)^(Backing stores:|Device types:|` +
 // parameters of a unit, targets that are removed, targets of a dump.
 func settle(text string) string {
 	text = place.ReplaceAllString(text, " at PLACE")
+	text = perlValue.ReplaceAllString(text, "${1}VALUE$2") // a path in it is as long as the scratch directory's name
 	text = serial.ReplaceAllString(text, "${1}SECONDS, created DATE")
 	lines := strings.Split(text, "\n")
 	sortRuns(lines, func(l string) string {

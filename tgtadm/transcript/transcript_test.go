@@ -47,13 +47,15 @@ func TestSettle(t *testing.T) {
 		{unit + "a=1\n" + unit + "b=1", unit + "b=1\n" + unit + "a=1"},
 		{"<target a>\n</target>\n\n<target b>\nx\n</target>\n\n", "<target b>\nx\n</target>\n\n<target a>\n</target>\n\n"},
 		{"bad at /usr/sbin/tgt-admin line 165.", "bad at <tgt-admin> line <n>."},
+		{`Can't use string ("@DIR@/d1") as a HASH`, `Can't use string ("@DIR@/d"...) as a HASH`},
 	}
 	for _, c := range same {
 		if settle(c[0]) != settle(c[1]) {
 			t.Errorf("%q and %q differ", c[0], c[1])
 		}
 	}
-	if settle(unit+"a=1\nx\n"+unit+"b=1") == settle(unit+"b=1\nx\n"+unit+"a=1") || settle("a\nb") == settle("b\na") {
+	if settle(unit+"a=1\nx\n"+unit+"b=1") == settle(unit+"b=1\nx\n"+unit+"a=1") || settle("a\nb") == settle("b\na") ||
+		settle(`("a") as a`) == settle(`("b") as a`) {
 		t.Error("lines with others between them, or others, are sorted")
 	}
 }
