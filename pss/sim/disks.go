@@ -293,6 +293,7 @@ func (s *server) mendFrom(t *server, ref replica.ChunkRef, bad *store.Blocks) (a
 			return ahead, nil // it is about to end
 		}
 		have, err := s.core.Mend(&img, bad)
+		s.compared = 0
 		if errors.Is(err, store.ErrNoObject) {
 			*bad = store.Blocks{}
 			return ahead, nil

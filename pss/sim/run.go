@@ -310,7 +310,7 @@ func (w *world) end() (Stats, error) {
 func (w *world) checkRoots() {
 	for _, s := range w.all() {
 		s.crash(false)
-		res, err := check.Root(s.disk, check.Options{})
+		res, err := check.Root(s.disk, check.Options{Buffer: w.buffer[:]})
 		switch {
 		case err != nil:
 			w.fail("server %d's root can't be checked: %w", s.id, err)

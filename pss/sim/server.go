@@ -53,7 +53,8 @@ type server struct {
 	flush   *store.Flush
 
 	installing bool
-	wasMaster  bool // for DeposedReads
+	compared   uint64 // the index at which its state was compared; 0: it is to be compared again
+	wasMaster  bool   // for DeposedReads
 	wound      wound
 	old        []oldBlock // of its disk, for Rot
 	full       bool       // its disk has a limit
@@ -126,7 +127,7 @@ func (s *server) boot() {
 		return
 	}
 	s.up, s.writing, s.waiting, s.flush, s.wasMaster = true, false, nil, nil, false
-	s.installing = false
+	s.installing, s.compared = false, 0
 	s.writer, s.out = replica.LogWriter{}, replica.Output{}
 	s.resumes, s.reading = 0, 0
 	s.tick()
@@ -327,7 +328,10 @@ func (s *server) put(batch []agreement.Append) {
 				return
 			}
 		}
-		s.writing, s.installing = false, false
+		s.writing = false
+		if s.installing {
+			s.installing, s.compared = false, 0
+		}
 		var err error
 		for i := range batch {
 			if err = s.core.Appended(s.clock(), &batch[i]); err != nil {
@@ -362,6 +366,7 @@ func (s *server) checkpoint() {
 		return
 	}
 	s.w.tracef("server %d checkpoint: %v", s.id, err)
+	s.compared = 0
 	s.pump(s.core.FlushDone(err))
 }
 
@@ -437,10 +442,14 @@ func (s *server) compare() {
 	if s.wound.open {
 		return // where its disk lost block and record together, only the scrub notices (package store)
 	}
+	if s.compared == at {
+		return // nothing but an entry, a start, a checkpoint, an installed state or a repair changes what it holds
+	}
 	sum, whole := s.digest()
 	if !whole {
 		return
 	}
+	s.compared = at
 	d, seen := s.w.digests[at]
 	if !seen {
 		s.w.digests[at] = digest{sum, s.id}

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"hash/fnv"
+	"runtime/debug"
 	"testing"
 	"testing/cryptotest"
 	"time"
@@ -15,6 +16,15 @@ var (
 	stepCount = flag.Int("steps", 3000, "events in the first phase of a run")
 	traced    = flag.Bool("traced", false, "print every event of TestSeeds: for one seed")
 )
+
+// garbage is how much memory a run may leave behind, in percent of what is in use (which is little), before it is
+// collected. Collecting as soon as usual takes much of the time.
+const garbage = 300
+
+func TestMain(m *testing.M) {
+	debug.SetGCPercent(garbage)
+	m.Run()
+}
 
 // simulate runs one seed. Agreement draws its election time-outs from crypto/rand, which the test
 // makes repeat as well.
