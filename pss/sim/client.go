@@ -61,7 +61,7 @@ type client struct {
 func newClient(w *world, id int) *client {
 	c := &client{w: w, id: id, session: uint64(id + 1), depth: 1 + w.rng.IntN(maxDepth),
 		left: lastRequests, reader: id > 1 || id == 1 && w.chance(3)}
-	c.connect(cell.ID(w.rng.IntN(w.o.Core)))
+	c.connect(w.anyCore().id)
 	return c
 }
 
@@ -207,7 +207,7 @@ func (k *conn) watch() {
 		case k.heard != since:
 			k.watch()
 		default:
-			c.connect(cell.ID(c.w.rng.IntN(c.w.o.Core)))
+			c.connect(c.w.anyCore().id)
 		}
 	})
 }
@@ -377,7 +377,7 @@ func (s *server) refuse(sent *call) {
 	sent.k.refused = sent.k.refused || sent.bytes != nil
 	hint := s.core.View()
 	s.answer(sent, func() {
-		to := cell.ID(s.w.rng.IntN(s.w.o.Core))
+		to := s.w.anyCore().id
 		if hint.Known {
 			to = hint.Master
 		}

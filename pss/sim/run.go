@@ -65,6 +65,7 @@ func Run(o Options) (Stats, error) {
 		}
 		w.servers = append(w.servers, newServer(w, cell.ID(cell.CoreIDs+i)))
 	}
+	w.spares()
 	for _, s := range w.all() {
 		s.boot()
 	}
@@ -74,7 +75,11 @@ func Run(o Options) (Stats, error) {
 	w.clients[0].think()
 	w.trouble()
 	w.faults()
-	for w.steps < o.Steps && w.step() {
+	steps := o.Steps
+	if o.Faults.Has(Resize) {
+		steps *= 2 // founding comes first, and each change takes its time
+	}
+	for w.steps < steps && w.step() {
 	}
 	if w.failure == nil {
 		w.settle()
@@ -82,11 +87,11 @@ func Run(o Options) (Stats, error) {
 	return w.end()
 }
 
-// all lists the servers there are.
+// all lists the servers that are in the cell, or are to be.
 func (w *world) all() []*server {
 	var all []*server
 	for _, s := range w.servers {
-		if s != nil {
+		if s != nil && !s.spare {
 			all = append(all, s)
 		}
 	}
@@ -219,7 +224,7 @@ func (w *world) hangOne() {
 	}
 	s := w.master()
 	if s == nil || !s.id.Core() {
-		s = w.servers[w.rng.IntN(w.o.Core)]
+		s = w.anyCore()
 	}
 	s.hang(answerTime)
 }
@@ -274,7 +279,7 @@ func (w *world) level() bool {
 			return false
 		}
 	}
-	return true
+	return w.shaped()
 }
 
 // end asks the oracles.

@@ -53,8 +53,12 @@ type server struct {
 	flush   *store.Flush
 
 	installing bool
-	compared   uint64 // the index at which its state was compared; 0: it is to be compared again
-	wasMaster  bool   // for DeposedReads
+	compared   uint64        // the index at which its state was compared; 0: it is to be compared again
+	wasMaster  bool          // for DeposedReads
+	listed     []cell.Server // in its server.conf
+	spare      bool          // it has no place in the cell and is off
+	lost       bool          // it is gone, and another one comes in its place
+	leaves     bool          // the operator is taking it out
 	wound      wound
 	old        []oldBlock // of its disk, for Rot
 	full       bool       // its disk has a limit
@@ -88,6 +92,9 @@ var quiet = slog.New(slog.NewTextHandler(io.Discard, &slog.HandlerOptions{Level:
 
 // boot starts the server from its disk.
 func (s *server) boot() {
+	if s.spare || s.lost {
+		return
+	}
 	s.life++
 	w := s.w
 	w.tracef("server %d boots", s.id)
@@ -105,7 +112,7 @@ func (s *server) boot() {
 			fail(err)
 			return
 		}
-		c.Servers, c.Life = w.conf(), w.rng.Uint64()
+		c.Servers, c.Life = w.conf(s), w.rng.Uint64()
 	}
 	superseded, err := store.Checkpointed(s.disk, ".")
 	if err != nil {
@@ -439,7 +446,7 @@ func (s *server) compare() {
 	if at == 0 || at%7 != 0 || s.installing {
 		return
 	}
-	if s.wound.open {
+	if s.wound.open && !s.wound.apart {
 		return // where its disk lost block and record together, only the scrub notices (package store)
 	}
 	if s.compared == at {

@@ -95,6 +95,7 @@ func TestFlawsAreFound(t *testing.T) {
 		{"a master that was deposed answers reads", DeposedReads, 1000, 0},
 		{"a repeated request takes effect twice", ApplyTwice, 1000, 0},
 		{"a majority loses its disks", LoseMajority, 500, Members},
+		{"a member is taken out without a look at who is up", RemoveBlindly, 2000, Members | Resize},
 		{"damage is not repaired", NoRepair, 500, Members | Rot},
 		{"what was refused for want of space is done", RefuseAndDo, 1000, Full},
 		{"a failed sync counts as done", AckFailedSync, 2000, Errors},
@@ -107,6 +108,9 @@ func TestFlawsAreFound(t *testing.T) {
 				o := Shape(seed, 3000)
 				o.Flaw = f.flaw
 				o.Faults = f.with
+				if f.flaw == RemoveBlindly {
+					o.Core = 5 // of fewer none can be taken out at first
+				}
 				if _, err := simulate(t, o); err != nil {
 					t.Logf("found after %d seeds: %v", seed, err)
 					return

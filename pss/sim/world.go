@@ -29,6 +29,7 @@ const (
 	TrustCache         // what is shown after a failed sync counts as being on the disk
 	NeverHeal          // a server that can't start from its damaged root does not join anew
 	StayMaster         // a master never hands over
+	RemoveBlindly      // who is up is not looked at before a member is taken out
 	ApplyTwice         // the same request may take effect twice: duplicates are not recognised
 )
 
@@ -38,7 +39,7 @@ type Options struct {
 	Core     int // servers that vote
 	Replicas int // servers that learn
 	Clients  int
-	Steps    int // events of the first phase
+	Steps    int // events of the first phase; with Resize twice as many
 	Faults   Faults
 	Flaw     Flaw
 	Trace    func(format string, args ...any) // called for every event; nil for none
@@ -93,6 +94,7 @@ type world struct {
 	servers []*server
 	clients []*client
 	cut     [cell.MaxServers][cell.MaxServers]bool // messages from, to are lost
+	founded bool                                   // with Resize: there is a cell
 	calm    bool                                   // second phase: no more faults
 
 	history history
