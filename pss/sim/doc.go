@@ -21,7 +21,11 @@
 // server that lacks an entry it acknowledged before the master tells it so (agreement.ErrLostLog); no agreement
 // of this kind bears that. Clocks beyond agreement.MaxDrift make leases unsafe, so there clients do not read.
 //
-// Two oracles judge a run: the history of every sector has to be linearizable, and servers that
-// applied the same index have to hold the same bytes. Besides, no operation may be refused that package
+// In every third run two more clients take a volume from each other or share it, change its attribute and go on to write
+// under tokens that they have lost; and they want the same lock.
+//
+// Three oracles judge a run: the history of every sector has to be linearizable, and so has that of the volume with its
+// token; servers that applied the same index have to hold the same bytes; and nobody gets a lock before the one who had
+// it began to give it back. Besides, no operation may be refused that package
 // pss relies on being taken: a session is never lost, and its epoch never overtaken.
 package sim

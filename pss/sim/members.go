@@ -134,8 +134,12 @@ func (w *world) succeed(s *server) {
 			s.lost = false
 			s.boot()
 			return
-		case m != nil && w.now >= m.resumes && w.press(m, s, admin.MethodReplace) == nil:
-			w.count(serverReplaced, s)
+		case m != nil && w.now >= m.resumes:
+			w.press(m, s, admin.MethodReplace, func(err error) {
+				if err == nil {
+					w.count(serverReplaced, s)
+				}
+			})
 		}
 		w.succeed(s)
 	})

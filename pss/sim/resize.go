@@ -11,10 +11,10 @@ import (
 
 // Limits of Resize.
 const (
-	mostReplicas = 2 // that there may be
+	mostReplicas = 2           // that there may be
+	pressFor     = time.Second // the operator waits for an answer at most
 	operatorLo   = 50 * time.Millisecond
 	operatorHi   = 600 * time.Millisecond // the operator looks again after so long
-	pressWithin  = 300 * time.Millisecond // who was heard of since counts as up, as replica's beginEdit comes to it
 )
 
 // spares makes the servers that the cell may grow by. They are off, and in nobody's server.conf.
@@ -102,11 +102,15 @@ func (w *world) takeOut(s *server) {
 // takeVote has a core server's vote taken, if the master does it, and given back later.
 func (w *world) takeVote(s *server) {
 	m := w.master()
-	if w.now < m.resumes || !w.mayLose(s) || w.press(m, s, admin.MethodDemote) != nil {
+	if w.now < m.resumes || !w.mayLose(s) {
 		return
 	}
-	w.count(voteTaken, s)
-	s.wound = wound{open: true, apart: true}
+	s.wound = wound{open: true, apart: true} // while it is decided, too
+	w.press(m, s, admin.MethodDemote, func(err error) {
+		if err == nil {
+			w.count(voteTaken, s)
+		}
+	})
 	w.arrange(s)
 }
 
@@ -136,30 +140,57 @@ func (w *world) place(m, s *server) {
 		m.core.HandOver(w.anyCore().id)
 		m.later(0, func() { m.pump(nil) })
 	case s.leaves:
-		var refused *admin.Error
-		if err := w.press(m, s, admin.MethodRemove); errors.As(err, &refused) && refused.Code == admin.Refused {
-			// The cell needs it. An earlier master may have taken it out all the same: then it comes back.
-			s.leaves = false
-		}
+		w.press(m, s, admin.MethodRemove, func(err error) {
+			if isRefused(err) && !s.spare {
+				s.leaves = false // the cell needs it; if an earlier master took it out all the same, it comes back
+			}
+		})
 	case r.Removed || r.Number == 0 && r.Host == "":
-		_ = w.press(m, s, admin.MethodAdd) // traced; the next look tries again
+		w.press(m, s, admin.MethodAdd, later)
 	case s.id.Core() && r.Number != 0 && !r.Vote:
-		_ = w.press(m, s, admin.MethodPromote) // the same
+		w.press(m, s, admin.MethodPromote, later)
 	}
 }
 
-// press has the operator ask a master for a change.
-func (w *world) press(m, s *server, method string) error {
-	since := m.clock() - pressWithin
+// press has the operator ask a master for a change, as replica's beginEdit does: a refusal counts when the others had the
+// time of an election to answer what was sent after the request came. then is told what came of it, if the master lives.
+func (w *world) press(m, s *server, method string, then func(error)) {
+	if w.now < s.pressed {
+		return // the operator waits for an answer about this server
+	}
+	s.pressed = w.now + pressFor
+	since := m.clock()
 	if w.o.Flaw == RemoveBlindly {
 		since = 0
 	}
-	at := admin.AddArgs{Host: "host"}
-	_, err := m.core.EditMembers(method, s.id, at, since)
-	w.tracef("server %d: %s of %d: %v", m.id, method, s.id, err)
-	m.later(0, func() { m.pump(nil) })
-	return err
+	w.try(m, s, method, since, simTiming.Election, then)
 }
+
+func (w *world) try(m, s *server, method string, since time.Duration, left int, then func(error)) {
+	m.later(0, func() {
+		if w.now >= s.pressed {
+			return // the operator has given up
+		}
+		_, err := m.core.EditMembers(method, s.id, admin.AddArgs{Host: "host"}, since)
+		if isRefused(err) && left > 1 && m.core.View().Self {
+			m.later(simTiming.Tick, func() { w.try(m, s, method, since, left-1, then) })
+			return
+		}
+		w.tracef("server %d: %s of %d: %v", m.id, method, s.id, err)
+		s.pressed = 0
+		then(err)
+		m.pump(nil)
+	})
+}
+
+// isRefused says that a master does not do what the operator wants, for the cell's good.
+func isRefused(err error) bool {
+	var refused *admin.Error
+	return errors.As(err, &refused) && refused.Code == admin.Refused
+}
+
+// later is nothing: the operator looks again.
+func later(error) {}
 
 // switchOff ends a server that is no member any more.
 func (s *server) switchOff() {

@@ -23,6 +23,8 @@ const (
 type Stats struct {
 	Events    int
 	Answers   int // operations on sectors that were answered
+	Turns     int // operations on shared volumes that were answered
+	Grants    int // of locks
 	Crashes   int
 	CatchUps  int // servers brought up to date past the log
 	Masters   int // terms seen at the end
@@ -34,6 +36,8 @@ type Stats struct {
 func (st *Stats) Add(o Stats) {
 	st.Events += o.Events
 	st.Answers += o.Answers
+	st.Turns += o.Turns
+	st.Grants += o.Grants
 	st.Crashes += o.Crashes
 	st.CatchUps += o.CatchUps
 	st.Masters = max(st.Masters, o.Masters)
@@ -72,6 +76,7 @@ func Run(o Options) (Stats, error) {
 	for i := range o.Clients {
 		w.clients = append(w.clients, newClient(w, i))
 	}
+	w.sharers()
 	w.clients[0].think()
 	w.trouble()
 	w.faults()
@@ -284,7 +289,8 @@ func (w *world) level() bool {
 
 // end asks the oracles.
 func (w *world) end() (Stats, error) {
-	st := Stats{Events: w.steps, CatchUps: w.catchUps, Simulated: w.now, Injected: w.injected}
+	st := Stats{Events: w.steps, CatchUps: w.catchUps, Simulated: w.now, Injected: w.injected,
+		Turns: len(w.history.volume), Grants: w.grants}
 	for _, ops := range w.history.sectors {
 		st.Answers += len(ops)
 	}

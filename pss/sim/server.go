@@ -15,7 +15,6 @@ import (
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/disk"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/log"
-	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/replica"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/store"
 )
@@ -57,6 +56,7 @@ type server struct {
 	wasMaster  bool          // for DeposedReads
 	listed     []cell.Server // in its server.conf
 	spare      bool          // it has no place in the cell and is off
+	pressed    time.Duration // until then the operator waits for what a master says about it
 	lost       bool          // it is gone, and another one comes in its place
 	leaves     bool          // the operator is taking it out
 	wound      wound
@@ -472,17 +472,15 @@ func (s *server) compare() {
 func (s *server) digest() (sum uint64, whole bool) {
 	hash := s.core.Machine().Digest()
 	sum = binary.LittleEndian.Uint64(hash[:])
-	found, err := s.core.Machine().Query(op.Query{Code: op.Stat, Path: fileName})
-	if err != nil {
-		s.w.fail("server %d: %w", s.id, err)
-	} else if found.Errno == op.OK {
-		d, err := s.store.Digest(found.Nodes[0].Object)
+	for _, o := range s.store.Objects(store.Newest) {
+		d, err := s.store.Digest(o.Number)
 		if s.damaged(err) || errors.Is(err, errMedium) {
 			return 0, false
 		}
 		if err != nil {
 			s.w.fail("server %d: %w", s.id, err)
 		}
+		sum = sum*31 + o.Number
 		sum = sum*31 + d
 	}
 	return sum, true
