@@ -56,6 +56,8 @@ type Progress struct {
 type Options struct {
 	// Progress, unless nil, is called from time to time.
 	Progress func(Progress)
+	// Buffer, unless nil, is what blocks are read into: at least store.BlockSize bytes, better store.VerifyBuffer.
+	Buffer []byte
 }
 
 // Result is what a check came to.
@@ -105,6 +107,9 @@ func Root(fsys disk.FS, o Options) (*Result, error) {
 	c := &checker{fs: disk.Shadow(fsys), o: o, res: &Result{}}
 	if c.o.Progress == nil {
 		c.o.Progress = func(Progress) {}
+	}
+	if c.o.Buffer == nil {
+		c.o.Buffer = make([]byte, store.VerifyBuffer)
 	}
 	superseded, err := store.Checkpointed(c.fs, ".")
 	if err != nil {
@@ -179,7 +184,6 @@ func (c *checker) entries(l *log.Log) error {
 
 // data verifies every chunk of every object.
 func (c *checker) data(st *store.Store) error {
-	buf := make([]byte, store.VerifyBuffer)
 	for _, o := range st.Objects(store.Checkpoint) {
 		c.res.Objects++
 		var chunks []uint32
@@ -190,7 +194,7 @@ func (c *checker) data(st *store.Store) error {
 		var img store.Image
 		for _, chunk := range chunks {
 			c.res.Chunks++
-			bad, bytes, first, err := st.Verify(store.Checkpoint, o.Number, chunk, buf)
+			bad, bytes, first, err := st.Verify(store.Checkpoint, o.Number, chunk, c.o.Buffer)
 			if err != nil {
 				return err
 			}

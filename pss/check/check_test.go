@@ -187,7 +187,7 @@ func TestFindings(t *testing.T) {
 		t.Fatal(err)
 	}
 	var last Progress
-	res, err := Root(mem, Options{Progress: func(p Progress) { last = p }})
+	res, err := Root(mem, Options{Progress: func(p Progress) { last = p }, Buffer: make([]byte, op.BlockSize)})
 	if err != nil || res.Count != 0 || res.Objects == 0 || res.Chunks == 0 || last.Bytes != res.Bytes || res.Checkpoint == 0 {
 		t.Fatalf("%v, %+v, %+v", err, res, last)
 	}

@@ -91,7 +91,7 @@ func (r *Replica) editMembers(ctx context.Context, what string, id cell.ID, do e
 		case r.core.Applied() >= index && t.Index < index:
 			return false, admin.Errorf(admin.Busy, "another change of members came first")
 		}
-		return r.core.Applied() >= index && r.core.changing() == "", nil
+		return r.core.Applied() >= index && r.core.Changing() == "", nil
 	})
 }
 

@@ -25,8 +25,8 @@ func (c *Core) edit(what string, id cell.ID, do edit, since time.Duration) (inde
 		return 0, admin.Errorf(admin.Refused, "the members of this cell are fixed")
 	case !c.ready:
 		return 0, admin.Errorf(admin.Busy, "the master has just begun; try again")
-	case c.changing() != "":
-		return 0, admin.Errorf(admin.Busy, "another change of members is under way: %s", c.changing())
+	case c.Changing() != "":
+		return 0, admin.Errorf(admin.Busy, "another change of members is under way: %s", c.Changing())
 	case c.node.HandingOver():
 		return 0, admin.Errorf(admin.Busy, "the mastership is being handed over")
 	}

@@ -280,8 +280,8 @@ func (c *Core) applyMembers(e *raftpb.Entry) error {
 // cell says that this Core lives under an Identity.
 func (c *Core) cell() bool { return c.mem.identity.Root != RootID{} }
 
-// changing is the change of members under way, in words; none: "".
-func (c *Core) changing() string {
+// Changing is the change of members under way, in words; none: "".
+func (c *Core) Changing() string {
 	m, ms := &c.mem, c.node.Members()
 	switch {
 	case m.inTerm == c.view.Term && m.proposed > c.applied:
@@ -305,11 +305,11 @@ func (c *Core) govern() error {
 		m.putOff, m.confirm = "", false
 		return nil
 	}
-	if m.confirm && c.changing() == "" {
+	if m.confirm && c.Changing() == "" {
 		return c.confirmChange()
 	}
 	// A new master does not know yet who is up.
-	if c.now-m.since < c.cfg.Timing.Tick*time.Duration(c.cfg.Timing.Election) || c.changing() != "" || c.node.HandingOver() {
+	if c.now-m.since < c.cfg.Timing.Tick*time.Duration(c.cfg.Timing.Election) || c.Changing() != "" || c.node.HandingOver() {
 		return nil
 	}
 	for id := range cell.ID(cell.MaxServers) {
@@ -509,6 +509,6 @@ func (c *Core) describe(st *admin.Status) {
 	}
 	st.Member, st.Strangers = number, m.strangers
 	if c.view.Self {
-		st.Changing, st.LastFail = c.changing(), m.putOff
+		st.Changing, st.LastFail = c.Changing(), m.putOff
 	}
 }

@@ -27,9 +27,13 @@ const (
 
 // request is one thing a client wants.
 type request struct {
-	code    op.Code // op.Write, op.CompareAndWrite, op.WriteZeroes, op.CreateFile; 0 for a read
-	sector  int     // first, of sectorCount
-	count   int     // sectors
+	code    op.Code // 0 for a read
+	flags   uint16
+	object  uint64 // that it is about; of a lock, the handle
+	token   uint64
+	base    int // sector of the object that sector counts from
+	sector  int // first
+	count   int // sectors
 	old     uint64
 	value   uint64
 	seq     uint64
@@ -48,6 +52,7 @@ type client struct {
 	seq     uint64
 	object  uint64
 	sized   bool       // the file was given its size; client 0 does that
+	sharer  *sharer    // what it is besides; nil: it works on the file
 	reader  bool       // it only reads: it stays with a master that can't agree on anything any more
 	depth   int        // requests it has under way at the most
 	window  []*request // under way, in order
@@ -61,7 +66,7 @@ type client struct {
 func newClient(w *world, id int) *client {
 	c := &client{w: w, id: id, session: uint64(id + 1), depth: 1 + w.rng.IntN(maxDepth),
 		left: lastRequests, reader: id > 1 || id == 1 && w.chance(3)}
-	c.connect(cell.ID(w.rng.IntN(w.o.Core)))
+	c.connect(w.anyCore().id)
 	return c
 }
 
@@ -108,6 +113,12 @@ func (c *client) think() {
 
 // limit is how many requests may be under way: one until the file is there.
 func (c *client) limit() int {
+	if c.sharer != nil {
+		if c.sharer.volume == 0 {
+			return 1
+		}
+		return c.depth
+	}
 	if c.object == 0 || c.id == 0 && !c.sized {
 		return 1
 	}
@@ -117,6 +128,8 @@ func (c *client) limit() int {
 func (c *client) choose() *request {
 	rng := c.w.rng
 	switch {
+	case c.sharer != nil:
+		return c.sharer.choose()
 	case c.object == 0:
 		return &request{code: op.CreateFile}
 	case c.id == 0 && !c.sized:
@@ -148,6 +161,9 @@ func (c *client) choose() *request {
 // begin starts a request.
 func (c *client) begin(r *request) {
 	r.started = c.w.now
+	if c.sharer == nil {
+		r.object, r.base = c.object, firstSector
+	}
 	if r.code != 0 {
 		c.seq++
 		r.seq = c.seq
@@ -207,7 +223,7 @@ func (k *conn) watch() {
 		case k.heard != since:
 			k.watch()
 		default:
-			c.connect(cell.ID(c.w.rng.IntN(c.w.o.Core)))
+			c.connect(c.w.anyCore().id)
 		}
 	})
 }
@@ -234,9 +250,21 @@ func (c *client) acked() uint64 {
 
 // encode makes the bytes of an operation.
 func (c *client) encode(r *request) []byte {
-	h := op.Header{Code: r.code, Session: c.session, Epoch: c.epoch, Seq: r.seq, Acked: c.acked(), Object: c.object,
-		Offset: uint64(firstSector+r.sector) * sectorBytes, Length: uint64(r.count) * sectorBytes}
+	h := op.Header{Code: r.code, Session: c.session, Epoch: c.epoch, Seq: r.seq, Acked: c.acked(), Object: r.object,
+		Flags: r.flags, Token: r.token, Offset: uint64(r.base+r.sector) * sectorBytes, Length: uint64(r.count) * sectorBytes}
+	if c.w.o.Flaw == IgnoreTokens && r.code.HasToken() && r.token != 0 {
+		h.Token = c.w.newest
+	}
 	switch r.code {
+	case op.VolumeCreate:
+		h.Length = volumeBytes
+		return op.Head(nil, &h, op.AppendString(nil, volumeName), 0)
+	case op.VolumeOpen:
+		return op.Head(nil, &h, op.AppendString(nil, volumeName), 0)
+	case op.AttrSet:
+		return op.Head(nil, &h, op.AttrArgs(attrName, r.old, nil), 0)
+	case op.LockTake, op.LockRelease:
+		return op.Head(nil, &h, op.AppendString(nil, lockName), 0)
 	case op.CreateFile:
 		h.Offset, h.Length = 0, 0
 		return op.Head(nil, &h, op.AppendString(nil, fileName), 0)
@@ -314,14 +342,14 @@ func (s *server) readNow(sent *call) {
 		return
 	}
 	buf := make([]byte, r.count*sectorBytes)
-	size, _, ok := s.core.Machine().Object(sent.k.c.object)
+	size, _, ok := s.core.Machine().Object(r.object)
 	if !ok {
-		s.w.fail("server %d: the file is gone", s.id)
+		s.w.fail("server %d: object %d is gone", s.id, r.object)
 		return
 	}
-	from := uint64(firstSector+r.sector) * sectorBytes
+	from := uint64(r.base+r.sector) * sectorBytes
 	if size > from {
-		if err := s.store.ReadAt(sent.k.c.object, int64(from), buf[:min(uint64(len(buf)), size-from)]); err != nil {
+		if err := s.store.ReadAt(r.object, int64(from), buf[:min(uint64(len(buf)), size-from)]); err != nil {
 			s.readFailed(sent, err)
 			return
 		}
@@ -377,7 +405,7 @@ func (s *server) refuse(sent *call) {
 	sent.k.refused = sent.k.refused || sent.bytes != nil
 	hint := s.core.View()
 	s.answer(sent, func() {
-		to := cell.ID(s.w.rng.IntN(s.w.o.Core))
+		to := s.w.anyCore().id
 		if hint.Known {
 			to = hint.Master
 		}
@@ -423,6 +451,18 @@ func (c *client) finish(r *request, res op.Result, values []uint64) {
 	c.window = slices.DeleteFunc(c.window, func(x *request) bool { return x == r })
 	w.tracef("client %d: %v sector %d+%d value %d: %v %v", c.id, r.code, r.sector, r.count, r.value, res, values)
 	switch {
+	case res.Errno == op.NoSpace && w.o.Faults.Has(Full):
+		// It was refused: it has no effect, now or later, so it is not part of the history.
+		w.injected[refusal]++
+		if c.sharer != nil {
+			c.sharer.refused(r)
+		}
+		if w.calm { // it is one of the last requests that it must get through
+			c.left++
+			c.think()
+		}
+	case c.sharer != nil:
+		c.sharer.finish(r, res, values)
 	case r.code == op.CreateFile && res.Errno == op.OK:
 		for _, other := range w.clients {
 			other.object = res.Object
@@ -434,13 +474,6 @@ func (c *client) finish(r *request, res op.Result, values []uint64) {
 		}
 	case res.Errno == op.OK || r.code == op.CompareAndWrite && res.Errno == op.Miscompare:
 		c.note(r, w.now, res, values)
-	case res.Errno == op.NoSpace && w.o.Faults.Has(Full):
-		// It was refused: it has no effect, now or later, so it is not part of the history.
-		w.injected[refusal]++
-		if w.calm { // it is one of the last requests that it must get through
-			c.left++
-			c.think()
-		}
 	default:
 		w.fail("client %d: %v failed: %w", c.id, r.code, res.Errno)
 		return
@@ -469,6 +502,9 @@ func (c *client) note(r *request, ret time.Duration, res op.Result, values []uin
 
 // unfinished notes the requests that the run ended on.
 func (c *client) unfinished() {
+	if c.sharer != nil {
+		return // the run ends with all answered
+	}
 	for _, r := range c.window {
 		if r.code == 0 || r.code == op.CreateFile || r.code == op.Truncate {
 			continue

@@ -293,6 +293,7 @@ func (s *server) mendFrom(t *server, ref replica.ChunkRef, bad *store.Blocks) (a
 			return ahead, nil // it is about to end
 		}
 		have, err := s.core.Mend(&img, bad)
+		s.compared = 0
 		if errors.Is(err, store.ErrNoObject) {
 			*bad = store.Blocks{}
 			return ahead, nil
@@ -341,7 +342,7 @@ func (s *server) mend(at replica.Repair) {
 // damaged says whether an error is about damage that this run did to this server's disk.
 func (s *server) damaged(err error) bool {
 	var damage *store.DamageError
-	return errors.As(err, &damage) && s.wound.open
+	return errors.As(err, &damage) && s.wound.open && !s.wound.apart
 }
 
 // diskTrouble has the disks fail in the ways that the run has.

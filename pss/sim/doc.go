@@ -9,10 +9,11 @@
 // In the second everything works again, and the cell has to answer every client within a bounded time.
 //
 // On top of these a seed chooses classes of Faults, and mixes them: servers that found their cell, lose their disks and
-// join anew; disks that return wrong bytes, fail, hang, or fill up; clocks that run as they like. Each class keeps to what
+// join anew; an operator who lets the cell grow and shrink; disks that return wrong bytes, fail, hang, or fill up; clocks that run as they like. Each class keeps to what
 // the cell promises to bear (see wound), and each but Clock has a Flaw that breaks the rule it is to guard.
 //
-// In the second phase every server has to be a whole member again, with a clean disk (scrubbed), level with the others.
+// In the second phase every server has to be a whole member again, with a clean disk (scrubbed), level with the others,
+// and the members have to be those that the operator wants.
 // Where disks hang, that of the master does so all the time while the clients wait. At the end package check verifies
 // every root.
 //
@@ -20,7 +21,11 @@
 // server that lacks an entry it acknowledged before the master tells it so (agreement.ErrLostLog); no agreement
 // of this kind bears that. Clocks beyond agreement.MaxDrift make leases unsafe, so there clients do not read.
 //
-// Two oracles judge a run: the history of every sector has to be linearizable, and servers that
-// applied the same index have to hold the same bytes. Besides, no operation may be refused that package
+// In every third run two more clients take a volume from each other or share it, change its attribute and go on to write
+// under tokens that they have lost; and they want the same lock.
+//
+// Three oracles judge a run: the history of every sector has to be linearizable, and so has that of the volume with its
+// token; servers that applied the same index have to hold the same bytes; and nobody gets a lock before the one who had
+// it began to give it back. Besides, no operation may be refused that package
 // pss relies on being taken: a session is never lost, and its epoch never overtaken.
 package sim

@@ -20,6 +20,10 @@ const (
 	// wounds of Members a minority of the core servers has it at the same time, and damage that can't be repaired
 	// ends a server's membership; so it comes with Members.
 	Rot
+	// Resize has an operator let the cell grow and shrink: core servers and replicas are added and taken out for good, and
+	// votes are taken and given back, by what the requests of the operator's tools call. It comes with Members. At
+	// most a minority of the core servers that nothing is done to is wounded.
+	Resize
 	// Full has disks fill up, any number of them, until the second phase.
 	Full
 	// Errors has disks fail reads, writes and syncs from some call on; the process ends and starts again.
@@ -33,7 +37,7 @@ const (
 	faultsEnd
 )
 
-var faultNames = []string{"members", "rot", "full", "errors", "hang", "clock"}
+var faultNames = []string{"members", "rot", "resize", "full", "errors", "hang", "clock"}
 
 // Has says whether f has a class.
 func (f Faults) Has(class Faults) bool { return f&class != 0 }
@@ -49,14 +53,18 @@ func (f Faults) String() string {
 	return strings.Join(names, "+")
 }
 
-// chooseFaults mixes the classes over the seeds: each is in every third run.
+// chooseFaults mixes the classes over the seeds: each is in every third run, or fifth.
 func chooseFaults(rng *rand.Rand) (f Faults) {
 	for class := Faults(1); class < faultsEnd; class <<= 1 {
-		if rng.IntN(3) == 0 {
+		oneIn := 3
+		if class == Resize {
+			oneIn = 5 // these runs are long, and their cells large
+		}
+		if rng.IntN(oneIn) == 0 {
 			f |= class
 		}
 	}
-	if f.Has(Rot) {
+	if f.Has(Rot) || f.Has(Resize) {
 		f |= Members
 	}
 	return f
@@ -80,19 +88,26 @@ const (
 	diskHangs
 	controlRotten
 	clockLeaps
+	serverAdded
+	serverRemoved
+	voteTaken
 	faultKinds
 )
 
 var faultKindNames = [faultKinds]string{"disks wiped", "servers replaced or removed",
 	"places given up", "blocks rotten", "writes misdirected", "writes lost",
 	"writes torn", "chunks repaired", "disks full", "writes refused for want of space", "disks failing", "disks hanging",
-	"files of log, checkpoint or identity rotten", "clock leaps"}
+	"files of log, checkpoint or identity rotten", "clock leaps",
+	"servers added", "servers taken out", "votes taken"}
 
 // faults injects what the classes of the run ask for, again and again.
 func (w *world) faults() {
 	if w.o.Faults.Has(Members) {
 		w.often(100*time.Millisecond, 3*time.Second, w.memberTrouble)
 		w.tend()
+	}
+	if w.o.Faults.Has(Resize) {
+		w.often(30*time.Millisecond, 500*time.Millisecond, w.resizeTrouble)
 	}
 	if w.o.Faults&(Rot|Full|Errors|Hang) != 0 {
 		w.often(50*time.Millisecond, 800*time.Millisecond, w.diskTrouble)

@@ -11,6 +11,7 @@ import (
 // history is what the clients saw, for every sector by itself: each is a register.
 type history struct {
 	sectors [sectorCount][]porcupine.Operation
+	volume  []porcupine.Operation // of those who share one
 }
 
 // action is what was done to a sector.
@@ -84,12 +85,20 @@ const checkTimeout = 30 * time.Second
 // check reports the first sector whose history has no order that explains it.
 func (h *history) check() error {
 	for s, ops := range h.sectors {
-		switch porcupine.CheckOperationsTimeout(register, ops, checkTimeout) {
-		case porcupine.Illegal:
-			return fmt.Errorf("sector %d: no order of its %d operations explains what the clients saw", s, len(ops))
-		case porcupine.Unknown:
-			return fmt.Errorf("sector %d: its history of %d operations could not be decided", s, len(ops))
+		if err := decide(register, ops, fmt.Sprintf("sector %d", s)); err != nil {
+			return err
 		}
+	}
+	return h.checkVolume()
+}
+
+// decide looks for an order of operations on something.
+func decide(m porcupine.Model, ops []porcupine.Operation, on string) error {
+	switch porcupine.CheckOperationsTimeout(m, ops, checkTimeout) {
+	case porcupine.Illegal:
+		return fmt.Errorf("%s: no order of its %d operations explains what the clients saw", on, len(ops))
+	case porcupine.Unknown:
+		return fmt.Errorf("%s: its history of %d operations could not be decided", on, len(ops))
 	}
 	return nil
 }

@@ -25,24 +25,32 @@ type wound struct {
 	open   bool
 	rot    bool   // nothing but the bytes on its disk is in doubt: it is and remains a member
 	dirty  bool   // its disk was not found clean yet
+	apart  bool   // its disk is whole: the operator gives it a place or takes it, and nobody counts on its vote meanwhile
 	target uint64 // entries the server has to have applied; 0 until it is a member again
 }
 
 // mayWound says whether the cell promises to bear it if a server's disk is lost now.
 func (w *world) mayWound(s *server) bool {
+	if s.wound.apart {
+		return false
+	}
 	if s.wound.open || !s.id.Core() {
 		return true
 	}
-	n := 0
+	n, base := 0, 0
 	for _, t := range w.all() {
-		if t.wound.open && t.id.Core() {
+		if !t.id.Core() || t.wound.apart {
+			continue
+		}
+		base++
+		if t.wound.open {
 			n++
 		}
 	}
-	return n < (w.o.Core-1)/2 || w.o.Flaw == LoseMajority
+	return n < (base-1)/2 || w.o.Flaw == LoseMajority
 }
 
-func (s *server) hurt() { s.wound = wound{open: true, dirty: s.wound.dirty} }
+func (s *server) hurt() { s.wound = wound{open: true, dirty: s.wound.dirty, apart: s.wound.apart} }
 
 // tend closes wounds.
 func (w *world) tend() {
@@ -75,7 +83,7 @@ func (s *server) heal(m *server) {
 		has = ms.Learners
 	}
 	switch {
-	case s.wound.rot || s.wound.dirty:
+	case s.wound.rot || s.wound.dirty || s.leaves:
 	case !s.core.Belongs() || len(ms.VotersOutgoing) > 0 || !slices.Contains(has, number):
 	case s.wound.target == 0:
 		// Who acknowledges a later entry has on its disk that the change before it was agreed on.
@@ -100,7 +108,42 @@ func (w *world) memberTrouble() {
 		}
 	case 3, 4:
 		w.edit(s)
+	case 5:
+		if w.mayWound(s) && !s.lost {
+			w.replace(s)
+		}
 	}
+}
+
+// replace has a server be lost for good, disk and all, and the operator free its place for the new one that comes.
+func (w *world) replace(s *server) {
+	s.hurt()
+	s.crash(true)
+	s.renew()
+	s.wound.dirty, s.lost = false, true
+	w.tracef("server %d is lost for good", s.id)
+	w.succeed(s)
+}
+
+// succeed has the operator free the place of a server that is lost, again and again, and then start the new one. In the
+// second phase it is started at once: the master sees to the rest.
+func (w *world) succeed(s *server) {
+	w.after(w.between(operatorLo, operatorHi), func() {
+		m := w.master()
+		switch {
+		case w.calm || m != nil && m.vacant(s.id):
+			s.lost = false
+			s.boot()
+			return
+		case m != nil && w.now >= m.resumes:
+			w.press(m, s, admin.MethodReplace, func(err error) {
+				if err == nil {
+					w.count(serverReplaced, s)
+				}
+			})
+		}
+		w.succeed(s)
+	})
 }
 
 // wipe has a server come back without its disk.
@@ -111,9 +154,12 @@ func (s *server) wipe() {
 	if s.up {
 		w.kill(s, true)
 	}
-	s.disk, s.old, s.full = disk.NewMem(), nil, false
+	s.renew()
 	s.wound.dirty = false
 }
+
+// renew gives a server an empty disk.
+func (s *server) renew() { s.disk, s.old, s.full = disk.NewMem(), nil, false }
 
 // edit has the operator change a server's place. What the master refuses, because the cell could lose its majority or
 // because it has another change under way, is not done.
@@ -177,6 +223,11 @@ func (s *server) ended(err error) {
 		s.w.kill(s, s.w.chance(2))
 	case !s.w.o.Faults.Has(Members) || !s.wound.open:
 		s.w.fail("server %d: %w", s.id, err)
+	case errors.Is(err, replica.ErrRetired) && s.leaves:
+		s.w.tracef("server %d ends: %v", s.id, err)
+		s.w.kill(s, s.w.chance(2))
+	case s.wound.apart && !errors.Is(err, replica.ErrRetired):
+		s.w.fail("server %d: %w", s.id, err)
 	case errors.Is(err, replica.ErrRetired) || replica.LostLog(err) || errors.As(err, &heal):
 		s.w.tracef("server %d ends: %v", s.id, err)
 		s.w.kill(s, s.w.chance(2))
@@ -196,12 +247,16 @@ func (s *server) giveUp() {
 	}
 }
 
-// conf is server.conf.
-func (w *world) conf() []cell.Server {
+// conf is a server's server.conf. Until the cell is founded it lists the founders.
+func (w *world) conf(self *server) []cell.Server {
+	if len(self.listed) > 0 && !w.founded {
+		return self.listed
+	}
 	var all []cell.Server
 	for _, s := range w.all() {
 		all = append(all, cell.Server{ID: s.id, Host: "host", UDPPort: 4000 + int(s.id), TCPPort: 4010 + int(s.id)})
 	}
+	self.listed = all
 	return all
 }
 
@@ -276,4 +331,10 @@ func (b bits) Read(p []byte) (int, error) {
 		p[i] = word[i%8]
 	}
 	return len(p), nil
+}
+
+// vacant says that no member has the place of a server, as far as this one knows.
+func (s *server) vacant(id cell.ID) bool {
+	t := s.core.Table()
+	return t.Find(id).Number == 0
 }

@@ -23,6 +23,8 @@ const (
 type Stats struct {
 	Events    int
 	Answers   int // operations on sectors that were answered
+	Turns     int // operations on shared volumes that were answered
+	Grants    int // of locks
 	Crashes   int
 	CatchUps  int // servers brought up to date past the log
 	Masters   int // terms seen at the end
@@ -34,6 +36,8 @@ type Stats struct {
 func (st *Stats) Add(o Stats) {
 	st.Events += o.Events
 	st.Answers += o.Answers
+	st.Turns += o.Turns
+	st.Grants += o.Grants
 	st.Crashes += o.Crashes
 	st.CatchUps += o.CatchUps
 	st.Masters = max(st.Masters, o.Masters)
@@ -65,16 +69,22 @@ func Run(o Options) (Stats, error) {
 		}
 		w.servers = append(w.servers, newServer(w, cell.ID(cell.CoreIDs+i)))
 	}
+	w.spares()
 	for _, s := range w.all() {
 		s.boot()
 	}
 	for i := range o.Clients {
 		w.clients = append(w.clients, newClient(w, i))
 	}
+	w.sharers()
 	w.clients[0].think()
 	w.trouble()
 	w.faults()
-	for w.steps < o.Steps && w.step() {
+	steps := o.Steps
+	if o.Faults.Has(Resize) {
+		steps *= 2 // founding comes first, and each change takes its time
+	}
+	for w.steps < steps && w.step() {
 	}
 	if w.failure == nil {
 		w.settle()
@@ -82,11 +92,11 @@ func Run(o Options) (Stats, error) {
 	return w.end()
 }
 
-// all lists the servers there are.
+// all lists the servers that are in the cell, or are to be.
 func (w *world) all() []*server {
 	var all []*server
 	for _, s := range w.servers {
-		if s != nil {
+		if s != nil && !s.spare {
 			all = append(all, s)
 		}
 	}
@@ -219,7 +229,7 @@ func (w *world) hangOne() {
 	}
 	s := w.master()
 	if s == nil || !s.id.Core() {
-		s = w.servers[w.rng.IntN(w.o.Core)]
+		s = w.anyCore()
 	}
 	s.hang(answerTime)
 }
@@ -274,12 +284,13 @@ func (w *world) level() bool {
 			return false
 		}
 	}
-	return true
+	return w.shaped()
 }
 
 // end asks the oracles.
 func (w *world) end() (Stats, error) {
-	st := Stats{Events: w.steps, CatchUps: w.catchUps, Simulated: w.now, Injected: w.injected}
+	st := Stats{Events: w.steps, CatchUps: w.catchUps, Simulated: w.now, Injected: w.injected,
+		Turns: len(w.history.volume), Grants: w.grants}
 	for _, ops := range w.history.sectors {
 		st.Answers += len(ops)
 	}
@@ -310,7 +321,7 @@ func (w *world) end() (Stats, error) {
 func (w *world) checkRoots() {
 	for _, s := range w.all() {
 		s.crash(false)
-		res, err := check.Root(s.disk, check.Options{})
+		res, err := check.Root(s.disk, check.Options{Buffer: w.buffer[:]})
 		switch {
 		case err != nil:
 			w.fail("server %d's root can't be checked: %w", s.id, err)

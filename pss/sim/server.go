@@ -15,7 +15,6 @@ import (
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/disk"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/log"
-	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/replica"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/store"
 )
@@ -54,7 +53,13 @@ type server struct {
 	flush   *store.Flush
 
 	installing bool
-	wasMaster  bool // for DeposedReads
+	compared   uint64        // the index at which its state was compared; 0: it is to be compared again
+	wasMaster  bool          // for DeposedReads
+	listed     []cell.Server // in its server.conf
+	spare      bool          // it has no place in the cell and is off
+	pressed    time.Duration // until then the operator waits for what a master says about it
+	lost       bool          // it is gone, and another one comes in its place
+	leaves     bool          // the operator is taking it out
 	wound      wound
 	old        []oldBlock // of its disk, for Rot
 	full       bool       // its disk has a limit
@@ -88,6 +93,9 @@ var quiet = slog.New(slog.NewTextHandler(io.Discard, &slog.HandlerOptions{Level:
 
 // boot starts the server from its disk.
 func (s *server) boot() {
+	if s.spare || s.lost {
+		return
+	}
 	s.life++
 	w := s.w
 	w.tracef("server %d boots", s.id)
@@ -105,7 +113,7 @@ func (s *server) boot() {
 			fail(err)
 			return
 		}
-		c.Servers, c.Life = w.conf(), w.rng.Uint64()
+		c.Servers, c.Life = w.conf(s), w.rng.Uint64()
 		if s.memory, err = replica.OpenMemory(s.disk, c.Life); err != nil {
 			fail(err)
 			return
@@ -132,7 +140,7 @@ func (s *server) boot() {
 		return
 	}
 	s.up, s.writing, s.waiting, s.flush, s.wasMaster = true, false, nil, nil, false
-	s.installing = false
+	s.installing, s.compared = false, 0
 	s.writer, s.out = replica.LogWriter{}, replica.Output{}
 	s.resumes, s.reading = 0, 0
 	s.tick()
@@ -336,7 +344,10 @@ func (s *server) put(batch []agreement.Append) {
 				return
 			}
 		}
-		s.writing, s.installing = false, false
+		s.writing = false
+		if s.installing {
+			s.installing, s.compared = false, 0
+		}
 		var err error
 		for i := range batch {
 			if err = s.core.Appended(s.clock(), &batch[i]); err != nil {
@@ -371,6 +382,7 @@ func (s *server) checkpoint() {
 		return
 	}
 	s.w.tracef("server %d checkpoint: %v", s.id, err)
+	s.compared = 0
 	s.pump(s.core.FlushDone(err))
 }
 
@@ -443,13 +455,17 @@ func (s *server) compare() {
 	if at == 0 || at%7 != 0 || s.installing {
 		return
 	}
-	if s.wound.open {
+	if s.wound.open && !s.wound.apart {
 		return // where its disk lost block and record together, only the scrub notices (package store)
+	}
+	if s.compared == at {
+		return // nothing but an entry, a start, a checkpoint, an installed state or a repair changes what it holds
 	}
 	sum, whole := s.digest()
 	if !whole {
 		return
 	}
+	s.compared = at
 	d, seen := s.w.digests[at]
 	if !seen {
 		s.w.digests[at] = digest{sum, s.id}
@@ -465,17 +481,15 @@ func (s *server) compare() {
 func (s *server) digest() (sum uint64, whole bool) {
 	hash := s.core.Machine().Digest()
 	sum = binary.LittleEndian.Uint64(hash[:])
-	found, err := s.core.Machine().Query(op.Query{Code: op.Stat, Path: fileName})
-	if err != nil {
-		s.w.fail("server %d: %w", s.id, err)
-	} else if found.Errno == op.OK {
-		d, err := s.store.Digest(found.Nodes[0].Object)
+	for _, o := range s.store.Objects(store.Newest) {
+		d, err := s.store.Digest(o.Number)
 		if s.damaged(err) || errors.Is(err, errMedium) {
 			return 0, false
 		}
 		if err != nil {
 			s.w.fail("server %d: %w", s.id, err)
 		}
+		sum = sum*31 + o.Number
 		sum = sum*31 + d
 	}
 	return sum, true

@@ -29,6 +29,9 @@ const (
 	TrustCache         // what is shown after a failed sync counts as being on the disk
 	NeverHeal          // a server that can't start from its damaged root does not join anew
 	StayMaster         // a master never hands over
+	IgnoreTokens       // under which token a change of a volume comes does not matter
+	GrantWaiting       // who waits for a lock is told that it is his
+	RemoveBlindly      // who is up is not looked at before a member is taken out
 	ApplyTwice         // the same request may take effect twice: duplicates are not recognised
 )
 
@@ -38,7 +41,8 @@ type Options struct {
 	Core     int // servers that vote
 	Replicas int // servers that learn
 	Clients  int
-	Steps    int // events of the first phase
+	Sharers  int // clients that share a volume and a lock
+	Steps    int // events of the first phase; with Resize twice as many
 	Faults   Faults
 	Flaw     Flaw
 	Trace    func(format string, args ...any) // called for every event; nil for none
@@ -55,6 +59,9 @@ func Shape(seed uint64, steps int) Options {
 		o.Replicas = 1 + rng.IntN(2)
 	}
 	o.Faults = chooseFaults(rng)
+	if rng.IntN(3) == 0 {
+		o.Sharers = sharerCount
+	}
 	return o
 }
 
@@ -93,9 +100,14 @@ type world struct {
 	servers []*server
 	clients []*client
 	cut     [cell.MaxServers][cell.MaxServers]bool // messages from, to are lost
+	founded bool                                   // with Resize: there is a cell
 	calm    bool                                   // second phase: no more faults
 
 	history history
+	holder  *client // who has the lock; nil: perhaps nobody
+	granted uint64  // version of the lock when it was got last
+	grants  int
+	newest  uint64 // token of the volume that was heard of
 	digests map[uint64]digest
 	failure error
 

@@ -11,6 +11,7 @@ import (
 // scratch is what one reader needs besides the caller's buffer.
 type scratch struct {
 	cells []cell
+	used  int // of cells, at the most, since it was taken from the pool
 	block [BlockSize]byte
 }
 
@@ -22,12 +23,14 @@ func (sc *scratch) room(n int) []cell {
 	if cap(sc.cells) < n {
 		sc.cells = make([]cell, max(n, 16))
 	}
+	sc.used = max(sc.used, n)
 	return sc.cells[:n]
 }
 
 // give returns sc to the pool without holding on to data.
 func (s *Store) give(sc *scratch) {
-	clear(sc.cells)
+	clear(sc.cells[:sc.used])
+	sc.used = 0
 	s.scratch.Put(sc)
 }
 
