@@ -8,6 +8,12 @@
 //
 // Raft's leader is the master, its term the ballot, a log index an instance.
 //
+// # One master in a term
+//
+// What a master appends goes to the others while its own disk still writes it, from the first entry of its term
+// on. That is safe because its disk has the term: whatever it forgets in a crash, it stands for election in a later one
+// afterwards. So a candidate asks for votes only behind the append that has its term and its own vote (askForVotes).
+//
 // # The lease
 //
 // A master may answer a read without asking anybody while no other server can have become master.

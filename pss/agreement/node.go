@@ -169,6 +169,8 @@ type Node struct {
 	silence silence          // of the others, towards this master
 	offers  []raftpb.Message // of the mastership, to be sent: see abdicate
 
+	requests []raftpb.Message // for votes, until they are handed out: see askForVotes
+
 	condition  Condition            // of this server
 	conditions map[uint64]Condition // of each member, as it told in this term
 	digest     Digest               // of this server
@@ -416,6 +418,7 @@ func (n *Node) Ready(out *Output) bool {
 		for i := range rd.Messages {
 			n.sort(out, &rd.Messages[i])
 		}
+		n.askForVotes(out)
 	}
 	for _, m := range n.offers {
 		any = true
@@ -427,16 +430,28 @@ func (n *Node) Ready(out *Output) bool {
 	return any
 }
 
+// askForVotes hands out the requests for votes behind the append that has their term. raft would have them sent beside
+// it, since a candidate counts its own vote only when that is durable. But where its disk is slow the votes of the others
+// are a majority without its own, and a master whose disk has never heard of its term comes back from a crash as if there
+// had been none: who voted for it does so again, and it is master in the same term for a second time.
+func (n *Node) askForVotes(out *Output) {
+	if len(n.requests) == 0 {
+		return
+	}
+	out.Appends = append(out.Appends, Append{Durable: true, responses: n.requests})
+	n.requests = nil
+}
+
 func (n *Node) sort(out *Output, m *raftpb.Message) {
-	switch m.To {
-	case raft.LocalAppendThread:
+	switch {
+	case m.To == raft.LocalAppendThread:
 		out.Appends = append(out.Appends, n.toAppend(m))
-	case raft.LocalApplyThread:
+	case m.To == raft.LocalApplyThread:
 		out.Commits = append(out.Commits, Commit{Entries: m.Entries, response: m.Responses[0]})
+	case n.barred(m):
+	case m.Type == raftpb.MsgVote:
+		n.requests = append(n.requests, *m)
 	default:
-		if n.barred(m) {
-			return
-		}
 		o := Outgoing{To: memberID(m.To), Message: *m}
 		switch m.Type {
 		case raftpb.MsgHeartbeat:
