@@ -365,7 +365,8 @@ func (c *Core) observe(out *Output) {
 		c.refuseQueue(out)
 	}
 	c.view, c.led = v, c.led || v.Known
-	c.unread, c.another = 0, v.Self // whether another server could be master the next survey knows
+	// Whether another server could be master, and whether disks are full, the next survey knows.
+	c.unread, c.another, c.cellFull = 0, v.Self, false
 	c.leases.restart(c.now)
 	out.Master = &v
 }

@@ -303,3 +303,46 @@ func FuzzMeta(f *testing.F) {
 		}
 	})
 }
+
+// TestWritesAreNotRefusedByAMasterThatWasDeposed: a master that ceases to be one in the very tick in which it looks at
+// the others' disks knows of none. When it is master again at once it must not take that for a cell without room.
+func TestWritesAreNotRefusedByAMasterThatWasDeposed(t *testing.T) {
+	t.Parallel()
+	r := newCoreRig(t)
+	r.file()
+	term := r.core.View().Term + 1
+	check(t, r.core.Step(r.now, raftpb.Message{Type: raftpb.MsgHeartbeat, From: 2, To: 1, Term: term}, 0, 0))
+	r.now += surveyEvery
+	check(t, r.core.Tick(r.now))
+	r.pump()
+	if r.core.View().Self {
+		t.Fatal("it is master still")
+	}
+	check(t, r.core.Step(r.now, raftpb.Message{Type: raftpb.MsgTimeoutNow, From: 2, To: 1, Term: term}, 0, 0))
+	r.pump()
+	if !r.core.View().Self {
+		t.Fatal("it is not master again")
+	}
+	p := make([]byte, op.BlockSize)
+	res := r.propose(op.Header{Code: op.Write, Object: r.object, Length: op.BlockSize}, nil, p)
+	if len(r.replies) != 1 || r.replies[0].NotMaster || res.Errno != op.OK {
+		t.Fatalf("the write is answered with %v: %+v", res.Errno, r.replies)
+	}
+}
+
+// TestRoomIsForgottenWithTheTerm: how full the others' disks were in an earlier term says nothing about a later one.
+func TestRoomIsForgottenWithTheTerm(t *testing.T) {
+	t.Parallel()
+	r := newCoreRig(t)
+	r.core.Space(0, 1<<20)
+	r.now += surveyEvery
+	check(t, r.core.Tick(r.now))
+	if !r.core.cellFull {
+		t.Fatal("its only disk is full, and so is the cell")
+	}
+	term := r.core.View().Term + 1
+	check(t, r.core.Step(r.now, raftpb.Message{Type: raftpb.MsgHeartbeat, From: 2, To: 1, Term: term}, 0, 0))
+	if r.pump(); r.core.cellFull {
+		t.Fatal("the cell is full for one who is not its master")
+	}
+}

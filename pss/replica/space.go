@@ -90,10 +90,13 @@ func (c *Core) survey() {
 	if !c.view.Self {
 		return
 	}
+	all := c.node.Progress(c.progress[:0])
+	if len(all) == 0 {
+		return // it has just ceased to be master, which observe will see to
+	}
 	voters, full := 0, 0
 	var best agreement.Progress
 	found := false
-	all := c.node.Progress(c.progress[:0])
 	c.compareDigests(all)
 	for _, p := range all {
 		if !p.Voter {
