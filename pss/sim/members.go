@@ -84,6 +84,7 @@ func (s *server) heal(m *server) {
 	}
 	switch {
 	case s.wound.rot || s.wound.dirty || s.leaves:
+	case s.w.now < s.pressed: // a master may be about to take its vote: then it has to be given back
 	case !s.core.Belongs() || len(ms.VotersOutgoing) > 0 || !slices.Contains(has, number):
 	case s.wound.target == 0:
 		// Who acknowledges a later entry has on its disk that the change before it was agreed on.
@@ -197,10 +198,9 @@ func (w *world) readd(s *server) {
 		t := m.core.Table()
 		r := t.Find(s.id)
 		if !r.Removed {
-			if r.Number == 0 || !s.wound.open {
-				return
+			if s.wound.open { // the removal is not through yet, even if there is nobody to be removed, or was lost
+				w.readd(s)
 			}
-			w.readd(s) // the removal is not through yet, or was lost
 			return
 		}
 		at := admin.AddArgs{Host: "here", UDPPort: 1, TCPPort: 1}

@@ -152,6 +152,14 @@ func (w *world) place(m, s *server) {
 	}
 }
 
+// edition is a change of members that the operator asks a master for.
+type edition struct {
+	m, s         *server
+	method       string
+	since, until time.Duration // when it was asked for, by the master's clock, and when the operator gives up
+	then         func(error)
+}
+
 // press has the operator ask a master for a change, as replica's beginEdit does: a refusal counts when the others had the
 // time of an election to answer what was sent after the request came. then is told what came of it, if the master lives.
 func (w *world) press(m, s *server, method string, then func(error)) {
@@ -159,26 +167,27 @@ func (w *world) press(m, s *server, method string, then func(error)) {
 		return // the operator waits for an answer about this server
 	}
 	s.pressed = w.now + pressFor
-	since := m.clock()
+	e := &edition{m: m, s: s, method: method, since: m.clock(), until: s.pressed, then: then}
 	if w.o.Flaw == RemoveBlindly {
-		since = 0
+		e.since = 0
 	}
-	w.try(m, s, method, since, simTiming.Election, then)
+	w.try(e, simTiming.Election)
 }
 
-func (w *world) try(m, s *server, method string, since time.Duration, left int, then func(error)) {
+func (w *world) try(e *edition, left int) {
+	m, s := e.m, e.s
 	m.later(0, func() {
-		if w.now >= s.pressed {
+		if w.now >= e.until {
 			return // the operator has given up
 		}
-		_, err := m.core.EditMembers(method, s.id, admin.AddArgs{Host: "host"}, since)
+		_, err := m.core.EditMembers(e.method, s.id, admin.AddArgs{Host: "host"}, e.since)
 		if isRefused(err) && left > 1 && m.core.View().Self {
-			m.later(simTiming.Tick, func() { w.try(m, s, method, since, left-1, then) })
+			m.later(simTiming.Tick, func() { w.try(e, left-1) })
 			return
 		}
-		w.tracef("server %d: %s of %d: %v", m.id, method, s.id, err)
+		w.tracef("server %d: %s of %d: %v", m.id, e.method, s.id, err)
 		s.pressed = 0
-		then(err)
+		e.then(err)
 		m.pump(nil)
 	})
 }
