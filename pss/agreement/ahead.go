@@ -3,11 +3,11 @@ package agreement
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/tracker"
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/log"
@@ -181,33 +181,35 @@ func (n *Node) ReadDone(r *Read, err error) error {
 	return n.feed(r.From, r.From+uint64(len(r.entries)))
 }
 
-// feed has raft send entries [from, to) to the servers that they were read for, as much at once as may be under way.
-// The answer to a heartbeat is what makes raft look after a server; none is made up for one that may be down.
+// feed has raft send entries [from, to) to the servers that they were read for, as much at once as may be under way:
+// a message to each of them, again and again. The answer to a heartbeat is what makes raft look after a server; none is
+// made up for one that may be down.
 func (n *Node) feed(from, to uint64) error {
-	if n.raft.BasicStatus().RaftState != raft.StateLeader {
-		return nil
-	}
-	for _, member := range slices.Sorted(maps.Keys(n.raft.Status().Progress)) { // a simulation repeats
-		if err := n.feedOne(member, from, to); err != nil {
-			return fmt.Errorf("feeding member %d: %w", member, err)
+	sent := make(map[uint64]uint64) // the next entry of each server at its last turn
+	for n.raft.BasicStatus().RaftState == raft.StateLeader {
+		hungry := n.hungry(from, to, sent)
+		if len(hungry) == 0 {
+			return nil
+		}
+		for _, member := range hungry {
+			poke := raftpb.Message{Type: raftpb.MsgHeartbeatResp, From: member, To: n.self, Term: n.raft.BasicStatus().Term}
+			if err := n.raft.Step(poke); err != nil {
+				return fmt.Errorf("feeding member %d: %w", member, err)
+			}
 		}
 	}
 	return nil
 }
 
-// feedOne has entries sent to one server while there are some for it in [from, to) and they may be under way.
-func (n *Node) feedOne(member, from, to uint64) error {
-	for sent := uint64(0); member != n.self; {
-		p := n.raft.Status().Progress[member]
-		wants := from <= p.Next && p.Next < to && p.Next != sent
-		if !wants || !p.RecentActive || p.IsPaused() {
-			return nil
+// hungry lists the members that have a use for one of the entries [from, to) and may be sent to, but not those whose
+// last turn changed nothing. They come in the order of their numbers: a simulation repeats.
+func (n *Node) hungry(from, to uint64, sent map[uint64]uint64) (members []uint64) {
+	n.raft.WithProgress(func(member uint64, _ raft.ProgressType, p tracker.Progress) {
+		wants := member != n.self && from <= p.Next && p.Next < to && sent[member] != p.Next
+		if wants && p.RecentActive && !p.IsPaused() {
+			sent[member] = p.Next
+			members = append(members, member)
 		}
-		sent = p.Next
-		poke := raftpb.Message{Type: raftpb.MsgHeartbeatResp, From: member, To: n.self, Term: n.raft.BasicStatus().Term}
-		if err := n.raft.Step(poke); err != nil {
-			return err
-		}
-	}
-	return nil
+	})
+	return members
 }

@@ -228,7 +228,7 @@ func (l *Log) next() (*segment, error) {
 	}
 	size := l.options.SegmentBytes
 	// Only a new log has the time to wait until its segment is prepared as it should be.
-	if err := l.makeFile(rollName, size, l.active == nil); err != nil {
+	if err := l.makeFile(rollName, size, l.active == nil, nil); err != nil {
 		return nil, err
 	}
 	if err := l.makeReady(rollName, &segment{size: size}); err != nil {

@@ -167,6 +167,13 @@ func (l *Log) Prepared() bool {
 	return len(l.ready) > 0
 }
 
+// Room returns how many bytes are left of the segment in use.
+func (l *Log) Room() int64 {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.active.size - l.written
+}
+
 // Stats returns the log's figures.
 func (l *Log) Stats() Stats {
 	l.mu.RLock()

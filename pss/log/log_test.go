@@ -38,7 +38,7 @@ func TestOtherSize(t *testing.T) {
 	l := open(t, m, small())
 	ok(t, l.Append(&HardState{1, 0, 4}, made(1, 5, 1, 5000)))
 	ok(t, l.Recycle(4))
-	ok(t, l.Prepare())
+	ok(t, l.Prepare(nil))
 	ok(t, l.Close())
 	o := small()
 	o.SegmentBytes *= 2
@@ -220,6 +220,40 @@ func TestCommitFollowsRecycle(t *testing.T) {
 	ok(t, l.Close())
 }
 
+// TestPrepareInPieces: who prepares a segment is asked after each piece, and may end it, which leaves nothing behind.
+func TestPrepareInPieces(t *testing.T) {
+	const size = 3*zeroBytes + blockSize
+	m := disk.NewMem()
+	l := open(t, m, Options{SegmentBytes: size})
+	used := m.Used()
+	var pieces []int64
+	enough := errors.New("enough")
+	between := func(written, of int64) error {
+		if pieces = append(pieces, written); of != size {
+			t.Errorf("%d of %d bytes", written, of)
+		}
+		if written > 2*zeroBytes {
+			return enough
+		}
+		return nil
+	}
+	wantErr(t, l.Prepare(between), enough)
+	if want := []int64{zeroBytes, 2 * zeroBytes, 3 * zeroBytes}; !slices.Equal(pieces, want) || l.Prepared() || m.Used() != used {
+		t.Fatalf("after %v: prepared %v, %d bytes in use and %d before", pieces, l.Prepared(), m.Used(), used)
+	}
+	enough = nil
+	ok(t, l.Prepare(between))
+	if pieces[len(pieces)-1] != size || !l.Prepared() {
+		t.Fatalf("after %v: prepared %v", pieces, l.Prepared())
+	}
+	room := l.Room()
+	ok(t, l.Append(&HardState{1, 1, 0}, made(1, 2, 1, 500)))
+	if after := l.Room(); room > size || after != room-blockSize {
+		t.Errorf("a new log has %d bytes left of its segment, and %d after an entry", room, after)
+	}
+	ok(t, l.Close())
+}
+
 // TestNoSpace: a full disk is an error that passes.
 func TestNoSpace(t *testing.T) {
 	m := disk.NewMem()
@@ -227,7 +261,7 @@ func TestNoSpace(t *testing.T) {
 	m.SetCapacity(m.Used() + 8192)
 	entries := made(1, 4, 1, 6000)
 	wantErr(t, l.Append(&HardState{2, 1, 1}, entries), disk.ErrNoSpace)
-	wantErr(t, l.Prepare(), disk.ErrNoSpace)
+	wantErr(t, l.Prepare(nil), disk.ErrNoSpace)
 	wantErr(t, l.Reset(9, 9), disk.ErrNoSpace)
 	if m.Used() > 16<<10 {
 		t.Errorf("%d bytes in use: the failed segments were not removed", m.Used())
@@ -282,7 +316,7 @@ func TestConcurrent(t *testing.T) {
 		}
 		return err
 	})
-	until(l.Prepare)
+	until(func() error { return l.Prepare(nil) })
 	until(func() error { return l.Recycle(l.HardState().Commit) })
 	for i, term := uint64(1), uint64(1); i <= entries; i++ {
 		first := i

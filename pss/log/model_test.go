@@ -209,7 +209,7 @@ func (w *model) step(t *rapid.T) error {
 	case "sync":
 		return w.sync()
 	case "prepare":
-		return w.log.Prepare()
+		return w.log.Prepare(nil)
 	case "recycle":
 		return w.recycle(rapid.Uint64Range(0, w.now().hs.Commit).Draw(t, "up to"))
 	case "reset":
@@ -312,7 +312,7 @@ func TestModel(t *testing.T) {
 					}
 					ok(t, w.compare(w.log, w.now()))
 				}
-				if err := w.log.Prepare(); err != nil {
+				if err := w.log.Prepare(nil); err != nil {
 					wantErr(t, err, disk.ErrNoSpace)
 				}
 				ok(t, w.sync())

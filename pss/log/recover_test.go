@@ -387,7 +387,7 @@ func life(w *model) error {
 		func() error { return w.append(&HardState{1, 1, 2}, made(4, 7, 1, 2500)) },
 		func() error { return w.append(&HardState{2, 0, 2}, made(5, 9, 2, 5000)) },
 		w.sync,
-		func() error { return w.log.Prepare() },
+		func() error { return w.log.Prepare(nil) },
 		func() error { return w.append(&HardState{2, 0, 7}, made(9, 12, 2, 3000)) },
 		w.sync,
 		func() error { return w.recycle(7) },
@@ -433,14 +433,14 @@ func TestEveryFailure(t *testing.T) {
 		wantErr(t, err, errBroken)
 		if w.log.failure() == nil { // only what Prepare did beside the log may fail without consequence
 			ok(t, w.compare(w.log, w.now()))
-			ok(t, w.log.Prepare())
+			ok(t, w.log.Prepare(nil))
 			ok(t, w.log.Close())
 		} else if !errors.Is(w.log.failure(), ErrClosed) {
 			wantErr(t, w.log.Append(nil, made(w.log.Last()+1, w.log.Last()+2, 99, 10)), errBroken)
 			wantErr(t, w.log.Sync(), errBroken)
 			wantErr(t, w.log.Reset(100, 100), errBroken)
 			wantErr(t, w.log.Recycle(100), errBroken)
-			wantErr(t, w.log.Prepare(), errBroken)
+			wantErr(t, w.log.Prepare(nil), errBroken)
 			_, err := w.log.Entries(1, 2, 0)
 			wantErr(t, err, errBroken)
 			_, err = w.log.Term(1)

@@ -79,7 +79,7 @@ func (s *scenario) run(t *testing.T, d *datadriven.TestData) (err error) {
 	case "sync":
 		return s.log.Sync()
 	case "prepare":
-		return s.log.Prepare()
+		return s.log.Prepare(nil)
 	case "close":
 		return s.log.Close()
 	case "recycle":

@@ -41,9 +41,13 @@ func (l *Log) open(name string, create disk.Flags) (disk.File, error) {
 	return l.fs.Open(path.Join(l.dir, name), flags)
 }
 
+// Between is called by what writes a whole segment after each piece, with the bytes written so far. It may take its
+// time, so that the disk serves others meanwhile. An error of it ends the work and is returned.
+type Between func(written, size int64) error
+
 // makeFile makes a file of the given size that reads as zeros. If zero is set they are written and
 // synced, so that the file system has nothing left to do when they are written over.
-func (l *Log) makeFile(name string, size int64, zero bool) (err error) {
+func (l *Log) makeFile(name string, size int64, zero bool, between Between) (err error) {
 	f, err := l.open(name, disk.Create)
 	if err != nil {
 		return err
@@ -60,6 +64,12 @@ func (l *Log) makeFile(name string, size int64, zero bool) (err error) {
 	zeros := disk.Aligned(int(min(size, zeroBytes)))
 	for off := int64(0); off < size; off += int64(len(zeros)) {
 		if _, err := f.WriteAt(zeros[:min(size-off, int64(len(zeros)))], off); err != nil {
+			return err
+		}
+		if between == nil {
+			continue
+		}
+		if err := between(min(off+int64(len(zeros)), size), size); err != nil {
 			return err
 		}
 	}
@@ -92,16 +102,16 @@ func (l *Log) makeReady(name string, s *segment) error {
 }
 
 // Prepare makes the next segment ready if none is: an Append that reaches the end of the active one
-// then goes on without delay, and its syncs are as fast as can be. An error that satisfies errors.Is
-// with disk.ErrNoSpace leaves everything as it was.
-func (l *Log) Prepare() error {
+// then goes on without delay, and its syncs are as fast as can be. between is called as it goes on, unless it is nil.
+// An error that satisfies errors.Is with disk.ErrNoSpace, and one of between, leaves everything as it was.
+func (l *Log) Prepare(between Between) error {
 	l.preparing.Lock()
 	defer l.preparing.Unlock()
 	if err := l.failure(); err != nil || l.Prepared() {
 		return err
 	}
 	size := l.options.SegmentBytes
-	if err := l.makeFile(prepareName, size, true); err != nil {
+	if err := l.makeFile(prepareName, size, true, between); err != nil {
 		return fmt.Errorf("preparing a log segment: %w", err)
 	}
 	l.naming.Lock()

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"strings"
 	"sync/atomic"
@@ -71,6 +72,51 @@ func TestFullMinority(t *testing.T) {
 	}
 	h.narrow(f, disks[f], spaceGood)
 	h.level(v.object)
+}
+
+// TestNoRoomAtStart: a server stops with a checkpoint that its disk has no room for. It does not start, which is no damage,
+// and does when there is room.
+func TestNoRoomAtStart(t *testing.T) {
+	h, disks := newMemHouse(t)
+	v := h.volume(h.client(), 4<<20)
+	v.write(60)
+	h.level(v.object)
+	i := (h.master() + 1) % 3
+	m, r := disks[i], h.servers[i]
+	var full atomic.Bool
+	m.SetHook(func(op, name string) error {
+		if full.Load() && op == disk.OpWrite && strings.HasPrefix(name, "data/") {
+			return disk.ErrNoSpace
+		}
+		return nil
+	})
+	full.Store(true)
+	r.drive(func(time.Duration) error { r.core.WantCheckpoint(); return nil })
+	eventually(t, "a checkpoint without room", func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return r.core.flush != nil
+	})
+	h.stop(i)
+	m.SetCapacity(m.Used() + 1<<20)
+	o := h.optionsOf(i)
+	_, err := Open(o)
+	if !NoRoom(err) || Heals(err) {
+		t.Fatalf("started without room: %v", err)
+	}
+	ctx, cancel := context.WithCancel(h.context())
+	cancel()
+	if err := AwaitRoom(ctx, o); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- AwaitRoom(h.context(), o) }()
+	full.Store(false)
+	m.SetCapacity(2 * m.Used())
+	check(t, <-done)
+	h.start(i)
+	h.level(v.object)
+	v.verify()
 }
 
 // TestFullMaster: a master without room hands over to a server that has some.

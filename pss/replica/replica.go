@@ -301,6 +301,7 @@ func (r *Replica) run() {
 	r.tasks.Go(r.appends.run)
 	r.tasks.Go(r.readLog)
 	r.tasks.Go(r.upkeep.run)
+	r.tasks.Go(r.upkeep.prepareSegments)
 	r.tasks.Go(r.remember)
 	r.repairs.start()
 	r.tasks.Go(r.scrub.run)

@@ -1,7 +1,9 @@
 package replica
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -186,6 +188,42 @@ func (c *Core) takes(m *raftpb.Message) bool {
 		m.Entries = m.Entries[:first]
 	}
 	return first != 0
+}
+
+// NoRoom says whether a server ended, or did not start, for want of nothing but room on its disk: AwaitRoom.
+func NoRoom(err error) bool { return noRoom(err) && !Heals(err) }
+
+// roomRetry is after how long a server that had no room is tried again, though no more of it has been seen.
+const roomRetry = 5 * time.Second
+
+// AwaitRoom waits until a root that had no room has more than now, or until it is worth trying again anyway. It returns
+// the context's error when that ends before.
+func AwaitRoom(ctx context.Context, o Options) error {
+	root := o.Disk
+	if root == nil {
+		var err error
+		if root, err = disk.Dir(o.Root); err != nil {
+			return err
+		}
+	}
+	spacer, ok := root.(disk.Spacer)
+	had := int64(-1)
+	for waited := time.Duration(0); waited < roomRetry; waited += spaceEvery {
+		if ok {
+			free, _, err := spacer.Space()
+			if err != nil {
+				return fmt.Errorf("the room on the disk: %w", err)
+			}
+			if had >= 0 && free > had {
+				return nil
+			}
+			had = free // it may become less
+		}
+		if !sleep(ctx, spaceEvery) {
+			return ctx.Err()
+		}
+	}
+	return nil
 }
 
 // noRoom says whether a write failed for nothing but a full disk, so that it can be tried again.

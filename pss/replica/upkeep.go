@@ -1,20 +1,23 @@
 package replica
 
 import (
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/paxos-iscsi/paxos-iscsi/pss/log"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/store"
 )
 
-// upkeep does what the data path never waits for: checkpoints, giving up old log, and preparing log
+// upkeep does what the data path never waits for: checkpoints and giving up old log, and beside these preparing log
 // segments ahead of need.
 type upkeep struct {
 	r    *Replica
 	wake chan struct{} // one token: there is something to do
 
-	noRoomUntil atomic.Int64 // no segment is prepared before: there was no room for it
+	noRoomUntil atomic.Int64  // no segment is prepared before: there was no room for it
+	segment     chan struct{} // one token: a log segment is to be prepared; that goes on beside the rest
 
 	mu      sync.Mutex
 	flush   *store.Flush // at most one, as the Core makes one at a time
@@ -22,7 +25,9 @@ type upkeep struct {
 	closed  bool
 }
 
-func newUpkeep(r *Replica) *upkeep { return &upkeep{r: r, wake: make(chan struct{}, 1)} }
+func newUpkeep(r *Replica) *upkeep {
+	return &upkeep{r: r, wake: make(chan struct{}, 1), segment: make(chan struct{}, 1)}
+}
 
 func (u *upkeep) add(f *store.Flush, recycle uint64) {
 	u.mu.Lock()
@@ -39,9 +44,10 @@ func (u *upkeep) prepare() {
 	if u.r.log.Prepared() || u.r.now() < time.Duration(u.noRoomUntil.Load()) {
 		return
 	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.signal()
+	select {
+	case u.segment <- struct{}{}:
+	default:
+	}
 }
 
 func (u *upkeep) signal() {
@@ -75,16 +81,59 @@ func (u *upkeep) run() {
 				return
 			}
 		}
-		if err := u.r.log.Prepare(); noRoom(err) {
-			u.noRoomUntil.Store(int64(u.r.now() + spaceRetry)) // an append makes its segment itself, if it can
-		} else if err != nil {
-			u.r.failed(err)
-			return
-		}
 		if f != nil {
 			err := f.Run()
 			u.r.drive(func(time.Duration) error { return u.r.core.FlushDone(err) })
 			u.r.sweep() // what was staged and is not needed, since there is a checkpoint of the server's own
 		}
+	}
+}
+
+// A log segment is written before it is needed, and a server has most of the time that its predecessor lasts for it.
+// All servers of a cell need one at the same time, as they log the same: where they share a disk, writing it at once keeps
+// each sync waiting for as long as that takes.
+const (
+	prepareRate = 16 << 20 // bytes a second that are written to a segment, while there is time
+	prepareLead = 2        // times as fast as the segment in use fills it is prepared at least
+)
+
+// errNotNeeded ends the work on a segment: another one has become free, or the server ends.
+var errNotNeeded = errors.New("no segment is needed any more")
+
+// prepareSegments prepares log segments until the server ends.
+func (u *upkeep) prepareSegments() {
+	for {
+		select {
+		case <-u.r.ctx.Done():
+			return
+		case <-u.segment:
+		}
+		switch err := u.r.log.Prepare(u.pacer()); {
+		case err == nil || errors.Is(err, errNotNeeded):
+		case noRoom(err):
+			u.noRoomUntil.Store(int64(u.r.now() + spaceRetry)) // an append makes its segment itself, if it can
+		default:
+			u.r.failed(err)
+			return
+		}
+	}
+}
+
+// pacer returns what waits between the pieces of a segment.
+func (u *upkeep) pacer() log.Between {
+	appended, done := u.r.log.Stats().Written, int64(0)
+	return func(written, size int64) error {
+		piece := written - done
+		done = written
+		st := u.r.log.Stats()
+		filled := int64(st.Written - appended)
+		late := prepareLead*filled > written || u.r.log.Room() < size/4
+		if st.Ready > 0 {
+			return errNotNeeded
+		}
+		if !late && !u.r.wait(time.Duration(piece)*time.Second/prepareRate) || u.r.ctx.Err() != nil {
+			return errNotNeeded
+		}
+		return nil
 	}
 }

@@ -209,26 +209,37 @@ func operate(s settings, logger *slog.Logger, news *daemon.News) error {
 	}
 	life := startLife(logger)
 	defer life.end()
+	said := ""
 	for {
 		again, err := live(s, logger, life, news, signals)
 		if !again {
 			return err
 		}
-		life.waits("waits until the cell can spare it, to take its state from the others")
-		if err := heal(s, logger, news, signals, err); err != nil {
+		if said != err.Error() {
+			said = err.Error()
+			logger.Error("the server ended, and waits to come back", "because", err)
+		}
+		if err := comeBack(s, logger, life, news, signals, err); err != nil {
 			return err
 		}
 		news = nil // who started it knows that it is there
 	}
 }
 
-// errStopped ends a server that waits to be healed.
+// errStopped ends a server that waits.
 var errStopped = errors.New("stopped")
 
-// heal has the server's place given up after it ended with because: the cell is better off with a new member, fed
-// with the difference. Until the cell can spare the root the process waits.
-func heal(s settings, logger *slog.Logger, news *daemon.News, signals <-chan os.Signal, because error) error {
-	logger.Error("the server ended, and its state has to come from the others", "because", because)
+// comeBack waits until the server can be run again after it ended with because. Either its disk had no room, and has some;
+// or its place is given up: the cell is better off with a new member, fed with the difference, as soon as it can spare
+// the root.
+func comeBack(s settings, logger *slog.Logger, life *life, news *daemon.News, signals <-chan os.Signal, because error) error {
+	wait := func(ctx context.Context) error { return replica.Heal(ctx, s.options(logger), because) }
+	if replica.NoRoom(because) {
+		life.waits("waits for room on its disk")
+		wait = func(ctx context.Context) error { return replica.AwaitRoom(ctx, s.options(logger)) }
+	} else {
+		life.waits("waits until the cell can spare it, to take its state from the others")
+	}
 	// The others may be started after this one, by somebody who waits for it.
 	if err := news.Ready(); err != nil {
 		logger.Warn("who started the server does not hear of it", "error", err)
@@ -237,7 +248,7 @@ func heal(s settings, logger *slog.Logger, news *daemon.News, signals <-chan os.
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	done := make(chan error, 1)
-	go func() { done <- replica.Heal(ctx, s.options(logger), because) }()
+	go func() { done <- wait(ctx) }()
 	select {
 	case err := <-done:
 		return err
@@ -257,11 +268,11 @@ func (s *settings) options(logger *slog.Logger) replica.Options {
 		CatchUpRate: s.rate, CatchUpFloor: s.floor, Inject: s.level == slog.LevelDebug}
 }
 
-// live runs the server once. Again says that it can come back, as a new member, from what it ended with.
+// live runs the server once. Again says that it can come back from what it ended with.
 func live(s settings, logger *slog.Logger, life *life, news *daemon.News, signals <-chan os.Signal) (again bool, err error) {
 	r, err := replica.Open(s.options(logger))
 	if err != nil {
-		return replica.Heals(err), err
+		return canComeBack(err), err
 	}
 	companions, err := accompany(s, r, logger)
 	if err != nil {
@@ -282,6 +293,9 @@ func live(s settings, logger *slog.Logger, life *life, news *daemon.News, signal
 		return false, r.Shutdown()
 	case <-r.Done():
 		err := r.Close()
-		return replica.Heals(err), err
+		return canComeBack(err), err
 	}
 }
+
+// canComeBack says whether there is something to be waited for after the server ended with err: see comeBack.
+func canComeBack(err error) bool { return replica.Heals(err) || replica.NoRoom(err) }
