@@ -60,14 +60,15 @@ lint:
 	$(GO) tool -modfile=tools.mod staticcheck ./...
 	packaging/lint-scripts
 
-# The end-to-end tests and the simulator's long run have targets of their own.
+# The end-to-end tests and the simulator's long run have targets of their own. Vetting is lint's. Twice as many packages as
+# there are processors, as many of them wait.
 unit:
-	$(GO) test $$($(GO) list ./... | grep -v -e /packaging/e2e -e /packaging/roots)
+	$(GO) test -vet=off -p $$((2 * $$(nproc))) $$($(GO) list ./... | grep -v -e /packaging/e2e -e /packaging/roots)
 
 # Packages in which goroutines meet. The store's long tests are left out in which nothing does, and with -short what drives
 # programs that are built without the detector. Fewer of the cells that wait run side by side, as they compute more.
 race:
-	CGO_ENABLED=1 $(GO) test -race -short -parallel 4 -skip '^Test(PowerCut|InstallPowerCut|Failure)$$' \
+	CGO_ENABLED=1 $(GO) test -race -vet=off -short -parallel 4 -skip '^Test(PowerCut|InstallPowerCut|Failure)$$' \
 		./pss ./pss/auth ./pss/ask ./pss/wire ./pss/replica ./pss/store ./pss/log ./pss/daemon ./pss/metrics ./pss/server \
 		./pssctl ./pssctl/survey ./pssctl/watch ./pssctl/web ./packaging/verify ./tgtd/...
 
@@ -82,8 +83,9 @@ FIRST ?= 1000000
 sim:
 	@packaging/simulate $(FIRST) $(SEEDS)
 
+# One after the other, since they measure pauses; but all units of the conformance suite at the same time.
 e2e: build
-	$(GO) test -count=1 -timeout 15m -v ./packaging/e2e
+	$(GO) test -count=1 -timeout 15m -parallel 8 -v ./packaging/e2e
 
 deb:
 	packaging/make-deb

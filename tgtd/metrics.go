@@ -35,27 +35,13 @@ func serveMetrics(address string, m *target.Model, log *logger) (stop func()) {
 	return func() { _ = s.Close() } // an error is that of a scrape that was cut short
 }
 
-// figure is one number of the daemon, and where it comes from.
-type figure struct {
-	desc *prometheus.Desc
-	kind prometheus.ValueType
-	read func(*target.Figures) float64
-}
-
-// unitFigure is one number of a logical unit.
-type unitFigure struct {
-	desc *prometheus.Desc
-	kind prometheus.ValueType
-	read func(*target.UnitFigures) float64
-}
-
 // collector shows the daemon to Prometheus. There is a label for each target, unit and result of a login, and none
 // that an initiator could make up.
 type collector struct {
 	figures func() target.Figures
 
-	daemon                      []figure
-	unit                        []unitFigure
+	daemon                      metrics.Figures[target.Figures]
+	unit                        metrics.Figures[target.UnitFigures]
 	info, logins                *prometheus.Desc
 	sessions, connections       *prometheus.Desc // of targets
 	bytes, commands, storeBytes *prometheus.Desc // of units, by direction; commands as a histogram
@@ -69,12 +55,6 @@ func newCollector(figures func() target.Figures) *collector {
 	unit := func(name, help string, labels ...string) *prometheus.Desc {
 		return desc("unit_"+name, help, append([]string{"target", "tid", "lun", "type"}, labels...)...)
 	}
-	gauge := func(name, help string, read func(*target.Figures) float64) figure {
-		return figure{desc(name, help), prometheus.GaugeValue, read}
-	}
-	counter := func(name, help string, read func(*target.Figures) float64) figure {
-		return figure{desc(name, help), prometheus.CounterValue, read}
-	}
 	return &collector{figures: figures,
 		info:        desc("info", "Always 1; the label tells the version of tgt that the daemon stands for.", "version"),
 		logins:      desc("logins_total", "Logins that ended, discovery included, by what came of them.", "result"),
@@ -85,47 +65,36 @@ func newCollector(figures func() target.Figures) *collector {
 		storeBytes:  unit("store_bytes_total", "Bytes that the backing store was asked to move.", "direction"),
 		store: unit("store_duration_seconds", "Time that the backing store took for a request: for pss, the cell's and the network's.",
 			"direction"),
-		daemon: []figure{
-			gauge("serving", "Whether the daemon is ready and not offline.", func(f *target.Figures) float64 { return flag(f.Serving) }),
-			gauge("portals", "Portals that are open.", func(f *target.Figures) float64 { return float64(f.Portals) }),
-			gauge("connections", "Connections, those in login included.", func(f *target.Figures) float64 { return float64(f.Transport.Connections) }),
-			gauge("connections_in_login", "Connections in login.", func(f *target.Figures) float64 { return float64(f.Transport.InLogin) }),
-			gauge("command_bytes", "Memory that commands under way hold.", func(f *target.Figures) float64 { return float64(f.Transport.Bytes) }),
-			counter("connections_refused_total", "Connections turned away, since there were too many.",
+		daemon: metrics.Figures[target.Figures]{
+			metrics.Gauge(desc("serving", "Whether the daemon is ready and not offline."), func(f *target.Figures) float64 { return metrics.Flag(f.Serving) }),
+			metrics.Gauge(desc("portals", "Portals that are open."), func(f *target.Figures) float64 { return float64(f.Portals) }),
+			metrics.Gauge(desc("connections", "Connections, those in login included."), func(f *target.Figures) float64 { return float64(f.Transport.Connections) }),
+			metrics.Gauge(desc("connections_in_login", "Connections in login."), func(f *target.Figures) float64 { return float64(f.Transport.InLogin) }),
+			metrics.Gauge(desc("command_bytes", "Memory that commands under way hold."), func(f *target.Figures) float64 { return float64(f.Transport.Bytes) }),
+			metrics.Counter(desc("connections_refused_total", "Connections turned away, since there were too many."),
 				func(f *target.Figures) float64 { return float64(f.Transport.TurnedAway) }),
 		},
-		unit: []unitFigure{
-			{unit("errors_total", "Commands that ended with another status than GOOD."), prometheus.CounterValue,
-				func(u *target.UnitFigures) float64 { return float64(u.Load.Errors.Load()) }},
-			{unit("aborted_total", "Commands that task management ended."), prometheus.CounterValue,
-				func(u *target.UnitFigures) float64 { return float64(u.Load.Aborted.Load()) }},
-			{unit("commands", "Commands under way."), prometheus.GaugeValue,
-				func(u *target.UnitFigures) float64 { return float64(u.Waiting.Commands) }},
-			{unit("store_requests", "Requests that the backing store has not answered."), prometheus.GaugeValue,
-				func(u *target.UnitFigures) float64 { return float64(u.Waiting.Requests) }},
-			{unit("store_waiting_seconds", "How long the oldest of these has waited; 0 without any."), prometheus.GaugeValue,
-				func(u *target.UnitFigures) float64 { return u.Waiting.Longest.Seconds() }},
-			{unit("ready", "Whether the backing store can be used."), prometheus.GaugeValue,
-				func(u *target.UnitFigures) float64 { return flag(!u.Waiting.NotReady) }},
+		unit: metrics.Figures[target.UnitFigures]{
+			metrics.Counter(unit("errors_total", "Commands that ended with another status than GOOD."),
+				func(u *target.UnitFigures) float64 { return float64(u.Load.Errors.Load()) }),
+			metrics.Counter(unit("aborted_total", "Commands that task management ended."),
+				func(u *target.UnitFigures) float64 { return float64(u.Load.Aborted.Load()) }),
+			metrics.Gauge(unit("commands", "Commands under way."),
+				func(u *target.UnitFigures) float64 { return float64(u.Waiting.Commands) }),
+			metrics.Gauge(unit("store_requests", "Requests that the backing store has not answered."),
+				func(u *target.UnitFigures) float64 { return float64(u.Waiting.Requests) }),
+			metrics.Gauge(unit("store_waiting_seconds", "How long the oldest of these has waited; 0 without any."),
+				func(u *target.UnitFigures) float64 { return u.Waiting.Longest.Seconds() }),
+			metrics.Gauge(unit("ready", "Whether the backing store can be used."),
+				func(u *target.UnitFigures) float64 { return metrics.Flag(!u.Waiting.NotReady) }),
 		},
 	}
-}
-
-func flag(b bool) float64 {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(to chan<- *prometheus.Desc) {
-	for _, f := range c.daemon {
-		to <- f.desc
-	}
-	for _, f := range c.unit {
-		to <- f.desc
-	}
+	c.daemon.Describe(to)
+	c.unit.Describe(to)
 	for _, d := range []*prometheus.Desc{c.info, c.logins, c.sessions, c.connections, c.bytes, c.commands, c.storeBytes, c.store} {
 		to <- d
 	}
@@ -134,9 +103,7 @@ func (c *collector) Describe(to chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (c *collector) Collect(to chan<- prometheus.Metric) {
 	f := c.figures()
-	for _, d := range c.daemon {
-		to <- prometheus.MustNewConstMetric(d.desc, d.kind, d.read(&f))
-	}
+	c.daemon.Collect(to, &f)
 	to <- prometheus.MustNewConstMetric(c.info, prometheus.GaugeValue, 1, version)
 	for result, n := range loginResults(&f.Transport) {
 		to <- prometheus.MustNewConstMetric(c.logins, prometheus.CounterValue, float64(n), result)
@@ -153,9 +120,7 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 
 // collectUnit shows one unit, whose labels are given.
 func (c *collector) collectUnit(to chan<- prometheus.Metric, u *target.UnitFigures, labels []string) {
-	for _, d := range c.unit {
-		to <- prometheus.MustNewConstMetric(d.desc, d.kind, d.read(u), labels...)
-	}
+	c.unit.Collect(to, u, labels...)
 	for _, k := range []struct {
 		bytes, duration *prometheus.Desc
 		direction       string

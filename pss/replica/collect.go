@@ -9,17 +9,10 @@ import (
 	"github.com/paxos-iscsi/paxos-iscsi/pss/metrics"
 )
 
-// metric is one figure of a server, and where it comes from.
-type metric struct {
-	desc *prometheus.Desc
-	kind prometheus.ValueType
-	read func(st *admin.Status) float64
-}
-
 // collector shows a Replica to Prometheus.
 type collector struct {
 	r       *Replica
-	figures []metric
+	figures metrics.Figures[admin.Status]
 
 	info, active, lag          *prometheus.Desc // of the server, and of members as the master sees them
 	operations, bytes, seconds *prometheus.Desc // of objects by kind; seconds of all, as a histogram
@@ -31,11 +24,11 @@ func (r *Replica) Collector() prometheus.Collector {
 	desc := func(name, help string, variable ...string) *prometheus.Desc {
 		return prometheus.NewDesc("pss_"+name, help, variable, labels)
 	}
-	gauge := func(name, help string, read func(st *admin.Status) float64) metric {
-		return metric{desc(name, help), prometheus.GaugeValue, read}
+	gauge := func(name, help string, read func(st *admin.Status) float64) metrics.Figure[admin.Status] {
+		return metrics.Gauge(desc(name, help), read)
 	}
-	counter := func(name, help string, read func(st *admin.Status) float64) metric {
-		return metric{desc(name, help), prometheus.CounterValue, read}
+	counter := func(name, help string, read func(st *admin.Status) float64) metrics.Figure[admin.Status] {
+		return metrics.Counter(desc(name, help), read)
 	}
 	return &collector{r: r,
 		info:       desc("server_info", "Always 1; the labels tell the server's state, version and cell.", "state", "version", "cell", "auth"),
@@ -44,9 +37,9 @@ func (r *Replica) Collector() prometheus.Collector {
 		operations: desc("operations_total", "Operations answered, by object and direction.", "object", "direction"),
 		bytes:      desc("operation_bytes_total", "Bytes of the operations answered, by object and direction.", "object", "direction"),
 		seconds:    desc("operation_duration_seconds", "Time from an operation's arrival to its answer.", "direction"),
-		figures: []metric{
-			gauge("is_master", "Whether this server is master.", func(st *admin.Status) float64 { return float64(flag(st.IsMaster)) }),
-			gauge("has_master", "Whether this server knows of a master.", func(st *admin.Status) float64 { return float64(flag(st.Master != nil)) }),
+		figures: metrics.Figures[admin.Status]{
+			gauge("is_master", "Whether this server is master.", func(st *admin.Status) float64 { return metrics.Flag(st.IsMaster) }),
+			gauge("has_master", "Whether this server knows of a master.", func(st *admin.Status) float64 { return metrics.Flag(st.Master != nil) }),
 			counter("term_total", "The term of the agreement: elections there were.", func(st *admin.Status) float64 { return float64(st.Term) }),
 			counter("committed_entries_total", "Index up to which entries are agreed on.", func(st *admin.Status) float64 { return float64(st.Commit) }),
 			counter("applied_entries_total", "Index up to which entries are applied.", func(st *admin.Status) float64 { return float64(st.Applied) }),
@@ -54,7 +47,7 @@ func (r *Replica) Collector() prometheus.Collector {
 			gauge("log_bytes", "Size of the durable log.", func(st *admin.Status) float64 { return float64(st.LogBytes) }),
 			gauge("overlay_bytes", "Changes in memory that are not in chunk files yet.", func(st *admin.Status) float64 { return float64(st.OverlaySize) }),
 			gauge("clients", "Connected clients.", func(st *admin.Status) float64 { return float64(st.Clients) }),
-			gauge("catching_up", "Whether the server takes over what it missed from another.", func(st *admin.Status) float64 { return float64(flag(st.CatchUp != nil)) }),
+			gauge("catching_up", "Whether the server takes over what it missed from another.", func(st *admin.Status) float64 { return metrics.Flag(st.CatchUp != nil) }),
 			gauge("complaints", "Things the server finds not well.", func(st *admin.Status) float64 { return float64(len(st.Health)) }),
 			counter("strangers_total", "Messages dropped that came from other cells or former members.", func(st *admin.Status) float64 { return float64(st.Strangers) }),
 			gauge("uptime_seconds", "Time since the server started.", func(st *admin.Status) float64 { return st.UptimeSecs }),
@@ -62,18 +55,9 @@ func (r *Replica) Collector() prometheus.Collector {
 	}
 }
 
-func flag(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
-}
-
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(to chan<- *prometheus.Desc) {
-	for _, m := range c.figures {
-		to <- m.desc
-	}
+	c.figures.Describe(to)
 	for _, d := range []*prometheus.Desc{c.info, c.active, c.lag, c.operations, c.bytes, c.seconds} {
 		to <- d
 	}
@@ -82,13 +66,11 @@ func (c *collector) Describe(to chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (c *collector) Collect(to chan<- prometheus.Metric) {
 	st := c.r.Status()
-	for _, m := range c.figures {
-		to <- prometheus.MustNewConstMetric(m.desc, m.kind, m.read(&st))
-	}
+	c.figures.Collect(to, &st)
 	to <- prometheus.MustNewConstMetric(c.info, prometheus.GaugeValue, 1, st.State, st.Version, st.Cell, st.Auth.Mode)
 	for _, m := range st.Members {
 		labels := []string{strconv.Itoa(int(m.ID)), strconv.FormatBool(m.Voter)}
-		to <- prometheus.MustNewConstMetric(c.active, prometheus.GaugeValue, float64(flag(m.Active)), labels...)
+		to <- prometheus.MustNewConstMetric(c.active, prometheus.GaugeValue, metrics.Flag(m.Active), labels...)
 		to <- prometheus.MustNewConstMetric(c.lag, prometheus.GaugeValue, float64(m.Lag), labels...)
 	}
 	c.objects(to)

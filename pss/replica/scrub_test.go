@@ -29,6 +29,16 @@ func scrubOptions(o *Options) {
 	o.ScrubEvery, o.ScrubRate = -1, 1<<30
 }
 
+// scrubHouse is a house with a volume that is on all disks, and a server to be scrubbed that is not master.
+func scrubHouse(t *testing.T) (h *house, v *volume, f int) {
+	t.Helper()
+	h = newHouse(t, scrubOptions)
+	v = h.volume(h.client(), 1<<20)
+	v.write(60)
+	h.onDisk()
+	return h, v, (h.master() + 1) % 3
+}
+
 // TestScrubRepairs: a scrub finds all damage that nobody reads, and repairs it.
 func TestScrubRepairs(t *testing.T) {
 	t.Parallel()
@@ -59,11 +69,7 @@ func TestScrubRepairs(t *testing.T) {
 // them, and mended.
 func TestScrubRereadsRecords(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t, scrubOptions)
-	v := h.volume(h.client(), 1<<20)
-	v.write(60)
-	h.onDisk()
-	f := (h.master() + 1) % 3
+	h, v, f := scrubHouse(t)
 	name := h.files(f, "sums")[0]
 	was, err := os.ReadFile(name)
 	check(t, err)
@@ -90,11 +96,7 @@ func TestScrubRereadsRecords(t *testing.T) {
 // themselves. The sums of the records know better.
 func TestScrubFindsLostWrites(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t, scrubOptions)
-	v := h.volume(h.client(), 1<<20)
-	v.write(60)
-	h.onDisk()
-	f := (h.master() + 1) % 3
+	h, v, f := scrubHouse(t)
 	old := map[string][]byte{}
 	for _, name := range []string{h.files(f, "00")[0], h.files(f, "sums")[0]} {
 		b, err := os.ReadFile(name)
@@ -123,11 +125,7 @@ func TestScrubFindsLostWrites(t *testing.T) {
 // whole by all checksums. The other servers know better.
 func TestScrubFindsWhatIsWrongWithRightSums(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t, scrubOptions)
-	v := h.volume(h.client(), 1<<20)
-	v.write(60)
-	h.onDisk()
-	f := (h.master() + 1) % 3
+	h, v, f := scrubHouse(t)
 	r := h.servers[f]
 	var img store.Image
 	check(t, r.store.Export(store.Newest, v.object, 0, nil, &img))

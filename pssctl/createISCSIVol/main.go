@@ -5,26 +5,10 @@
 package main
 
 import (
-	"io"
 	"os"
-
-	"github.com/urfave/cli/v2"
 
 	"github.com/paxos-iscsi/paxos-iscsi/pssctl/console"
 	"github.com/paxos-iscsi/paxos-iscsi/pssctl/volumes"
 )
 
-func main() { os.Exit(console.Main(newApp(os.Stdout, os.Stderr), os.Args)) }
-
-func newApp(stdout, stderr io.Writer) *cli.App {
-	app := console.NewApp("createISCSIVol", "make a volume for a logical unit", stdout, stderr)
-	app.ArgsUsage = "VOLUME SIZE"
-	app.UsageText = "createISCSIVol [--conf FILE] [--timeout SECONDS] VOLUME SIZE"
-	app.Description = "SIZE is a number and one of the letters K, M, G and T, up to 64T, as in\n" +
-		"createISCSIVol vol001 1T\n" +
-		"The volume takes space as it is written to. VOLUME is what targets.conf names as backing-store.\n" +
-		console.ExitText
-	app.Flags = console.Flags()
-	app.Action = volumes.Create
-	return app
-}
+func main() { os.Exit(console.Main(volumes.App("createISCSIVol", os.Stdout, os.Stderr), os.Args)) }

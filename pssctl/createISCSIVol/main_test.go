@@ -11,6 +11,7 @@ import (
 	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/psstest"
 	"github.com/paxos-iscsi/paxos-iscsi/pssctl/console"
+	"github.com/paxos-iscsi/paxos-iscsi/pssctl/volumes"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -18,7 +19,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // call runs the command and returns its exit status and what it printed.
 func call(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	var out, err bytes.Buffer
-	code = console.Run(t.Context(), newApp(&out, &err), append([]string{"createISCSIVol"}, args...))
+	code = console.Run(t.Context(), volumes.App("createISCSIVol", &out, &err), append([]string{"createISCSIVol"}, args...))
 	return code, out.String(), err.String()
 }
 

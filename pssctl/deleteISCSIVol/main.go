@@ -4,24 +4,10 @@
 package main
 
 import (
-	"io"
 	"os"
-
-	"github.com/urfave/cli/v2"
 
 	"github.com/paxos-iscsi/paxos-iscsi/pssctl/console"
 	"github.com/paxos-iscsi/paxos-iscsi/pssctl/volumes"
 )
 
-func main() { os.Exit(console.Main(newApp(os.Stdout, os.Stderr), os.Args)) }
-
-func newApp(stdout, stderr io.Writer) *cli.App {
-	app := console.NewApp("deleteISCSIVol", "remove a volume and all that is on it", stdout, stderr)
-	app.ArgsUsage = "VOLUME"
-	app.UsageText = "deleteISCSIVol [--conf FILE] [--timeout SECONDS] [-y] VOLUME"
-	app.Description = "Asks first, unless -y is given. A target that offers the volume gets errors from then on.\n" +
-		console.ExitText
-	app.Flags = append(console.Flags(), volumes.YesFlag())
-	app.Action = volumes.Delete
-	return app
-}
+func main() { os.Exit(console.Main(volumes.App("deleteISCSIVol", os.Stdout, os.Stderr), os.Args)) }

@@ -11,13 +11,14 @@ import (
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/psstest"
 	"github.com/paxos-iscsi/paxos-iscsi/pssctl/console"
+	"github.com/paxos-iscsi/paxos-iscsi/pssctl/volumes"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func call(t *testing.T, answer string, args ...string) (code int, stdout, stderr string) {
 	var out, err bytes.Buffer
-	app := newApp(&out, &err)
+	app := volumes.App("deleteISCSIVol", &out, &err)
 	app.Reader = strings.NewReader(answer)
 	code = console.Run(t.Context(), app, append([]string{"deleteISCSIVol"}, args...))
 	return code, out.String(), err.String()

@@ -11,13 +11,14 @@ import (
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/psstest"
 	"github.com/paxos-iscsi/paxos-iscsi/pssctl/console"
+	"github.com/paxos-iscsi/paxos-iscsi/pssctl/volumes"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func call(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	var out, err bytes.Buffer
-	code = console.Run(t.Context(), newApp(&out, &err), append([]string{"extendISCSIVol"}, args...))
+	code = console.Run(t.Context(), volumes.App("extendISCSIVol", &out, &err), append([]string{"extendISCSIVol"}, args...))
 	return code, out.String(), err.String()
 }
 

@@ -39,8 +39,7 @@ func (i *initiator) protects(pageControl byte) bool {
 func TestModePagesAreSaved(t *testing.T) {
 	k := newKept(backstore.KeepsAll, false)
 	write := cdb10(0x2a, 0, 0, 1)
-	tg, u := k.serve(t)
-	i := at(t, tg, 1, "t")
+	i, u := k.session(t)
 	if page := i.control(0); page[0] != pageSaveable|controlPage {
 		t.Errorf("header %02x: not saveable", page[0])
 	}
@@ -52,10 +51,8 @@ func TestModePagesAreSaved(t *testing.T) {
 	i.expect(1, write, 0, make([]byte, 512), sam.CheckCondition, writeProtected)
 	restart := func() {
 		t.Helper()
-		i.detach()
-		must(t, u.Close())
-		tg, u = k.serve(t)
-		i = at(t, tg, 1, "t")
+		leave(t, u, i)
+		i, u = k.session(t)
 	}
 	restart()
 	if i.protects(0) {
@@ -88,8 +85,7 @@ func TestModePagesAreSaved(t *testing.T) {
 	if page := i.control(0); page[0] != controlPage || page[4] != 0 {
 		t.Errorf("% x", page)
 	}
-	i.detach()
-	must(t, u.Close())
+	leave(t, u, i)
 }
 
 // TestModePagesOfSharedMedium: what one target makes of the mode pages, all have, at once.
@@ -142,8 +138,7 @@ func TestModePagesOfSharedMedium(t *testing.T) {
 // TestModePagesNotSaved: a change that can't be saved does not hold, and stores on this machine save none.
 func TestModePagesNotSaved(t *testing.T) {
 	k := newKept(backstore.KeepsAll, false)
-	tg, u := k.serve(t)
-	i := at(t, tg, 1, "t")
+	i, u := k.session(t)
 	k.saving = func() error { return errors.New("broken") }
 	cdb, list := selectControl(true, true)
 	i.expect(1, cdb, 0, list, sam.CheckCondition, commandAborted)
@@ -151,17 +146,14 @@ func TestModePagesNotSaved(t *testing.T) {
 	if i.protects(0) || i.protects(modeSavedValues) {
 		t.Error("what was not saved holds")
 	}
-	i.detach()
-	must(t, u.Close())
+	leave(t, u, i)
 	for _, keeps := range []backstore.Keeping{backstore.KeepsNothing, backstore.KeepsOnDemand} {
-		tg, u := newKept(keeps, false).serve(t)
-		i := at(t, tg, 1, "t")
+		i, u := newKept(keeps, false).session(t)
 		i.expect(1, cdb, 0, list, sam.CheckCondition, invalidFieldInCDB)
 		i.expect(1, []byte{0x1a, 8, modeSavedValues<<6 | controlPage, 0, 64, 0}, 64, nil, sam.CheckCondition, savingNotSupported)
 		if page := i.control(0); page[0] != controlPage {
 			t.Errorf("header %02x: saveable", page[0])
 		}
-		i.detach()
-		must(t, u.Close())
+		leave(t, u, i)
 	}
 }

@@ -89,6 +89,22 @@ func (k *kept) serve(t testing.TB) (*Target, *Unit) {
 	return tg, u
 }
 
+// session is a target with the medium on LUN 1, and a session on it.
+func (k *kept) session(t testing.TB) (*initiator, *Unit) {
+	t.Helper()
+	tg, u := k.serve(t)
+	return at(t, tg, 1, "t"), u
+}
+
+// leave ends sessions and closes the unit that they were on.
+func leave(t testing.TB, u *Unit, sessions ...*initiator) {
+	t.Helper()
+	for _, i := range sessions {
+		i.detach()
+	}
+	must(t, u.Close())
+}
+
 // at is a session on a target of the given name.
 func at(t testing.TB, tg *Target, session uint64, target string) *initiator {
 	n := &sam.Nexus{Session: session, InitiatorName: "iqn.2000-01.probe:i", ISID: [6]byte{0x80, 5: byte(session)},
@@ -127,9 +143,7 @@ func TestReservationsAreKept(t *testing.T) {
 		tg, u := k.serve(t)
 		a, b := at(t, tg, 1, "t"), at(t, tg, 2, "t")
 		return a, b, func() {
-			a.detach()
-			b.detach()
-			must(t, u.Close())
+			leave(t, u, a, b)
 		}
 	}
 	a, _, stop := restart()
@@ -164,15 +178,13 @@ func TestReservationsAreKept(t *testing.T) {
 	_, u, i := disk(t, newMemory(1<<20))
 	cdb, list := out(outRegister, 0, 0, 1, aptpl)
 	i.expect(1, cdb, 0, list, sam.CheckCondition, invalidFieldInCDB)
-	i.detach()
-	must(t, u.Close())
+	leave(t, u, i)
 }
 
 // TestSavingFails: a change that could not be saved is not acknowledged, and does not hold.
 func TestSavingFails(t *testing.T) {
 	k := newKept(backstore.KeepsAll, false)
-	tg, u := k.serve(t)
-	i := at(t, tg, 1, "t")
+	i, u := k.session(t)
 	k.saving = func() error { return errors.New("broken") }
 	cdb, list := out(outRegister, 0, 0, 1, 0)
 	i.expect(1, cdb, 0, list, sam.CheckCondition, commandAborted)
@@ -192,7 +204,7 @@ func TestSavingFails(t *testing.T) {
 	<-begun
 	second := i.start(sam.Command{LUN: 1, Attribute: sam.Simple}, cdb, 0, list)
 	answer := make(chan sam.Response, 1)
-	tg.Manage(i.nexus, sam.AbortTask, 1, 50, func(r sam.Response) { answer <- r })
+	i.target.Manage(i.nexus, sam.AbortTask, 1, 50, func(r sam.Response) { answer <- r })
 	if r := <-first; !r.aborted || <-answer != sam.FunctionComplete {
 		t.Errorf("%+v", r)
 	}
@@ -208,9 +220,8 @@ func TestSavingFails(t *testing.T) {
 	}
 
 	// A state that can't be had now makes commands busy, one that is damaged an error.
-	i.detach()
-	must(t, u.Close())
-	tg, u = k.serve(t)
+	leave(t, u, i)
+	tg, u := k.serve(t)
 	k.loading = func() error { return backstore.ErrBusy }
 	n := &sam.Nexus{Session: 1, InitiatorName: "i", TargetTag: 1}
 	tg.Attach(n)
@@ -223,8 +234,7 @@ func TestSavingFails(t *testing.T) {
 	if p := u.Show().Problem; p == "" {
 		t.Error("no problem is shown")
 	}
-	i.detach()
-	must(t, u.Close())
+	leave(t, u, i)
 }
 
 // TestSharedMedium: reservations hold across two targets of one medium.
@@ -293,8 +303,7 @@ func TestSharedMedium(t *testing.T) {
 func TestSharedOrWrite(t *testing.T) {
 	k := newKept(backstore.KeepsAll, true)
 	k.caw = true
-	tg, u := k.serve(t)
-	i := at(t, tg, 1, "t")
+	i, u := k.session(t)
 	others := 0
 	k.fail = func(io *backstore.IO) error {
 		if io.Op == backstore.CompareAndWrite && others < 2 {
@@ -311,15 +320,13 @@ func TestSharedOrWrite(t *testing.T) {
 	if k.bytes[(4+blocks)*512-1] != 0x40 || k.bytes[(4+blocks)*512] != 0 {
 		t.Error("not all of it, or too much")
 	}
-	i.detach()
-	must(t, u.Close())
+	leave(t, u, i)
 }
 
 // TestSpecifiedPorts: SPEC_I_PT registers initiator ports that are not there yet.
 func TestSpecifiedPorts(t *testing.T) {
 	k := newKept(backstore.KeepsAll, false)
-	tg, u := k.serve(t)
-	a := at(t, tg, 1, "t")
+	a, u := k.session(t)
 	id := portID{"iqn.2000-01.probe:i", [6]byte{0x80, 5: 2}, 1, "t"}.transportID()
 	_, list := out(outRegister, 0, 0, 5, specifiesPorts)
 	list = binary.BigEndian.AppendUint32(list, uint32(len(id)))
@@ -333,11 +340,9 @@ func TestSpecifiedPorts(t *testing.T) {
 		t.Errorf("keys % x", a.keys())
 	}
 	a.goodOut(outReserve, exclusiveAccessRegistrantsOnly, 5, 0, 0)
-	b := at(t, tg, 2, "t")
+	b := at(t, a.target, 2, "t")
 	b.good(1, cdb10(0x2a, 0, 0, 1), 0, make([]byte, 512))
-	a.detach()
-	b.detach()
-	must(t, u.Close())
+	leave(t, u, a, b)
 }
 
 // TestTwoTargetsAreAsOne has two targets share a medium, and one target serve another with the same sessions;
@@ -422,8 +427,7 @@ func TestWaitingForTheMedium(t *testing.T) {
 	if !u.Show().Online {
 		t.Error("offline")
 	}
-	i.detach()
-	must(t, u.Close())
+	leave(t, u, i)
 }
 
 // keptExamples are a state as version 1 of the kept form has it, and one as version 2.
@@ -486,8 +490,7 @@ func TestIdentity(t *testing.T) {
 		u.Resized()
 		i := attach(t, tg, 1, "i")
 		defer func() {
-			i.detach()
-			must(t, u.Close())
+			leave(t, u, i)
 		}()
 		return append(i.good(lun, []byte{0x12, 1, 0x83, 0, 255, 0}, 255, nil), i.good(lun, []byte{0x12, 1, 0x80, 0, 255, 0}, 255, nil)...)
 	}
