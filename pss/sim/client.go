@@ -20,7 +20,7 @@ const (
 	firstSector  = store.ChunkSize/sectorBytes - sectorCount/2
 	fileName     = "/file"
 	patienceMin  = 100 * time.Millisecond // how long a client waits for an answer before it asks elsewhere
-	patienceMax  = 2 * time.Second
+	patienceMax  = 800 * time.Millisecond
 	lastRequests = 3 // that each client makes in the second phase
 	maxDepth     = 4 // requests that a client has under way
 )
@@ -141,12 +141,15 @@ func (c *client) choose() *request {
 	if c.reader {
 		kind = 0
 	}
-	if c.w.o.Faults.Has(Clock) && (!c.w.calm || c.w.now < c.w.readsAt) && kind < 3 {
+	if kind < 3 && !c.w.mayRead() {
 		kind = 7
 	}
 	switch kind {
 	case 0, 1, 2:
 		*r = request{sector: r.sector, count: min(1+rng.IntN(2*blockSectors), sectorCount-r.sector)}
+		if c.reader && rng.IntN(2) == 0 {
+			r.sector, r.count = 0, sectorCount
+		}
 	case 3:
 		r.code, r.old = op.CompareAndWrite, c.seen
 	case 4:

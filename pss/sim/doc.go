@@ -9,8 +9,9 @@
 // In the second everything works again, and the cell has to answer every client within a bounded time.
 //
 // On top of these a seed chooses classes of Faults, and mixes them: servers that found their cell, lose their disks and
-// join anew; an operator who lets the cell grow and shrink; disks that return wrong bytes, fail, hang, or fill up; clocks that run as they like. Each class keeps to what
-// the cell promises to bear (see wound), and each but Clock has a Flaw that breaks the rule it is to guard.
+// join anew; an operator who lets the cell grow and shrink; disks that return wrong bytes, fail, hang, or fill up; clocks that run as they like, or within the bound that
+// leases are made for. Each class keeps to what
+// the cell promises to bear (see wound), and each has a Flaw that breaks the rule it is to guard.
 //
 // In the second phase every server has to be a whole member again, with a clean disk (scrubbed), level with the others,
 // and the members have to be those that the operator wants.

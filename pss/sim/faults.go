@@ -4,6 +4,8 @@ import (
 	"math/rand/v2"
 	"strings"
 	"time"
+
+	"github.com/paxos-iscsi/paxos-iscsi/pss/agreement"
 )
 
 // Faults are the classes of faults that a run has besides those that every run has: messages that are lost, late or
@@ -34,10 +36,13 @@ const (
 	// Clock has clocks run at rates that differ by far more than agreement.MaxDrift, and leap forward. No lease can
 	// be relied upon then, so clients do not read before the clocks are right again; all they wrote has to be there.
 	Clock
+	// Drift has clocks run now faster and now slower, with rates that differ by agreement.MaxDrift at the most. Leases
+	// are to bear that, so clients read.
+	Drift
 	faultsEnd
 )
 
-var faultNames = []string{"members", "rot", "resize", "full", "errors", "hang", "clock"}
+var faultNames = []string{"members", "rot", "resize", "full", "errors", "hang", "clock", "drift"}
 
 // Has says whether f has a class.
 func (f Faults) Has(class Faults) bool { return f&class != 0 }
@@ -88,6 +93,8 @@ const (
 	diskHangs
 	controlRotten
 	clockLeaps
+	clockDrifts
+	masterStranded
 	serverAdded
 	serverRemoved
 	voteTaken
@@ -97,7 +104,7 @@ const (
 var faultKindNames = [faultKinds]string{"disks wiped", "servers replaced or removed",
 	"places given up", "blocks rotten", "writes misdirected", "writes lost",
 	"writes torn", "chunks repaired", "disks full", "writes refused for want of space", "disks failing", "disks hanging",
-	"files of log, checkpoint or identity rotten", "clock leaps",
+	"files of log, checkpoint or identity rotten", "clock leaps", "clocks faster or slower", "masters stranded",
 	"servers added", "servers taken out", "votes taken"}
 
 // faults injects what the classes of the run ask for, again and again.
@@ -114,12 +121,25 @@ func (w *world) faults() {
 	}
 	if w.o.Faults.Has(Clock) {
 		w.often(50*time.Millisecond, 800*time.Millisecond, w.clockTrouble)
+	} else if w.o.Faults.Has(Drift) {
+		w.often(50*time.Millisecond, 800*time.Millisecond, w.driftTrouble)
 	}
 }
 
 // clockTrouble has one clock leap, or run at another rate.
 func (w *world) clockTrouble() {
 	all := w.all()
+	if m := w.master(); m != nil && w.chance(3) {
+		for _, s := range all {
+			if s != m {
+				s.setClock(w.between(1, electionLeap), 1+w.rng.Float64()/2)
+			}
+		}
+		m.setClock(0, 0.2+w.rng.Float64()/2)
+		w.count(clockLeaps, m)
+		w.strand(m, 0)
+		return
+	}
 	s := all[w.rng.IntN(len(all))]
 	w.count(clockLeaps, s)
 	leap := time.Duration(0)
@@ -127,6 +147,38 @@ func (w *world) clockTrouble() {
 		leap = w.between(1, 2*time.Second)
 	}
 	s.setClock(leap, 0.5+w.rng.Float64())
+}
+
+// driftTrouble has one clock run at another rate, at the ends of what is allowed most of the time.
+func (w *world) driftTrouble() {
+	if m := w.master(); m != nil && w.chance(2) {
+		m.stops = w.between(200*time.Millisecond, 1200*time.Millisecond)
+		return
+	}
+	all := w.all()
+	s := all[w.rng.IntN(len(all))]
+	w.count(clockDrifts, s)
+	s.setClock(0, 1+agreement.MaxDrift/2*[]float64{-1, 1, w.rng.Float64()}[w.rng.IntN(3)])
+}
+
+// electionLeap is how far a clock leaps that makes an election due.
+const electionLeap = 600 * time.Millisecond
+
+// strand has the master stop for a time, and the others not be heard by it nor hear it for longer than that, while its
+// clients do: if another one is elected, nothing but its lease tells it that it is master no more.
+func (w *world) strand(m *server, stop time.Duration) {
+	w.count(masterStranded, m)
+	m.resumes = max(m.resumes, w.now+stop)
+	m.stops = 0
+	w.after(w.between(netSlow, 2*netSlow), func() {
+		if w.calm {
+			return
+		}
+		for i := range w.cut {
+			w.cut[m.id][i], w.cut[i][m.id] = true, true
+		}
+	})
+	w.after(stop+w.between(300*time.Millisecond, 1500*time.Millisecond), func() { w.mend(m) })
 }
 
 // often does something at random intervals, as long as the first phase lasts.

@@ -117,7 +117,7 @@ func (w *world) members() raftpb.ConfState {
 
 // trouble makes something go wrong, again and again.
 func (w *world) trouble() {
-	w.after(w.between(20*time.Millisecond, 600*time.Millisecond), func() {
+	w.after(time.Duration(w.o.Pace)*w.between(20*time.Millisecond, 600*time.Millisecond), func() {
 		if w.calm {
 			return
 		}
@@ -185,11 +185,14 @@ func (w *world) partition(s *server, all []*server) {
 		w.cut[t.id][s.id] = w.cut[t.id][s.id] || in
 	}
 	w.tracef("server %d cut off: out %v, in %v", s.id, out, in)
-	w.after(w.between(50*time.Millisecond, 2*time.Second), func() {
-		for i := range w.cut {
-			w.cut[s.id][i], w.cut[i][s.id] = false, false
-		}
-	})
+	w.after(w.between(50*time.Millisecond, 2*time.Second), func() { w.mend(s) })
+}
+
+// mend makes all links of a server whole.
+func (w *world) mend(s *server) {
+	for i := range w.cut {
+		w.cut[s.id][i], w.cut[i][s.id] = false, false
+	}
 }
 
 // settle is the second phase: all faults end, and the cell has to serve.

@@ -42,6 +42,7 @@ type server struct {
 	up      bool
 	starts  bool          // is not up, and a start is due
 	resumes time.Duration // stopped until then
+	stops   time.Duration // for so long, after its next heartbeat, stranded: the answers wait for it when it goes on
 	log     *log.Log
 	store   *store.Store
 	core    *replica.Core
@@ -142,7 +143,7 @@ func (s *server) boot() {
 	s.up, s.writing, s.waiting, s.flush, s.wasMaster = true, false, nil, nil, false
 	s.installing, s.compared = false, 0
 	s.writer, s.out = replica.LogWriter{}, replica.Output{}
-	s.resumes, s.reading = 0, 0
+	s.resumes, s.stops, s.reading = 0, 0, 0
 	s.tick()
 	s.look()
 	s.scrub()
@@ -248,7 +249,12 @@ func (s *server) take(m raftpb.Message, stamp, echo time.Duration) {
 	if !s.up {
 		return
 	}
-	s.later(0, func() { s.pump(s.core.Step(s.clock(), m, stamp, echo)) })
+	s.later(0, func() {
+		if s.w.o.Flaw == LeaseFromAnswer && m.Type == raftpb.MsgHeartbeatResp {
+			echo = s.clock()
+		}
+		s.pump(s.core.Step(s.clock(), m, stamp, echo))
+	})
 }
 
 // pump sees to what comes of an input that ended with err.

@@ -152,7 +152,7 @@ func (x *sharer) choose() *request {
 			r.flags = op.FlagBump
 		}
 		return r
-	case kind < 5 && (!x.w.o.Faults.Has(Clock) || x.w.calm && x.w.now >= x.w.readsAt):
+	case kind < 5 && x.w.mayRead():
 		return &request{object: x.volume, count: 1}
 	}
 	x.value++

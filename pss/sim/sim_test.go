@@ -100,6 +100,8 @@ func TestFlawsAreFound(t *testing.T) {
 		{"a majority loses its disks", LoseMajority, 500, Members},
 		{"fencing tokens are not looked at", IgnoreTokens, 100, 0},
 		{"who waits for a lock is told that it is his", GrantWaiting, 100, 0},
+		{"a lease counts from the answer", LeaseFromAnswer, 2000, Drift},
+		{"a lease is relied upon beyond the bound of clocks' drift", IgnoreDrift, 2000, Clock},
 		{"a member is taken out without a look at who is up", RemoveBlindly, 2000, Members | Resize},
 		{"damage is not repaired", NoRepair, 500, Members | Rot},
 		{"what was refused for want of space is done", RefuseAndDo, 1000, Full},
@@ -116,6 +118,8 @@ func TestFlawsAreFound(t *testing.T) {
 				switch f.flaw {
 				case RemoveBlindly:
 					o.Core = 5 // of fewer none can be taken out at first
+				case LeaseFromAnswer, IgnoreDrift:
+					o.Clients, o.Pace = 3, quietPace
 				case IgnoreTokens, GrantWaiting:
 					o.Sharers = sharerCount
 				}

@@ -18,21 +18,23 @@ type Flaw int
 
 // The flaws.
 const (
-	NoFlaw        Flaw = iota
-	AckUnsynced        // appends count as durable before they are synced
-	ForgetVote         // votes are not written to the log
-	DeposedReads       // whoever was master once goes on answering reads
-	LoseMajority       // disks of more than a minority are wiped at the same time
-	NoRepair           // damaged blocks are not fetched from other servers
-	RefuseAndDo        // an operation is refused for want of space, and agreed on all the same
-	AckFailedSync      // a sync that failed counts as one that did not
-	TrustCache         // what is shown after a failed sync counts as being on the disk
-	NeverHeal          // a server that can't start from its damaged root does not join anew
-	StayMaster         // a master never hands over
-	IgnoreTokens       // under which token a change of a volume comes does not matter
-	GrantWaiting       // who waits for a lock is told that it is his
-	RemoveBlindly      // who is up is not looked at before a member is taken out
-	ApplyTwice         // the same request may take effect twice: duplicates are not recognised
+	NoFlaw          Flaw = iota
+	AckUnsynced          // appends count as durable before they are synced
+	ForgetVote           // votes are not written to the log
+	DeposedReads         // whoever was master once goes on answering reads
+	LoseMajority         // disks of more than a minority are wiped at the same time
+	NoRepair             // damaged blocks are not fetched from other servers
+	RefuseAndDo          // an operation is refused for want of space, and agreed on all the same
+	AckFailedSync        // a sync that failed counts as one that did not
+	TrustCache           // what is shown after a failed sync counts as being on the disk
+	NeverHeal            // a server that can't start from its damaged root does not join anew
+	StayMaster           // a master never hands over
+	IgnoreTokens         // under which token a change of a volume comes does not matter
+	GrantWaiting         // who waits for a lock is told that it is his
+	LeaseFromAnswer      // the lease counts from when a heartbeat's answer came, not from when the heartbeat was sent
+	IgnoreDrift          // leases are relied upon while clocks differ by more than agreement.MaxDrift
+	RemoveBlindly        // who is up is not looked at before a member is taken out
+	ApplyTwice           // the same request may take effect twice: duplicates are not recognised
 )
 
 // Options shapes a run.
@@ -43,10 +45,14 @@ type Options struct {
 	Clients  int
 	Sharers  int // clients that share a volume and a lock
 	Steps    int // events of the first phase; with Resize twice as many
+	Pace     int // 1: something goes wrong so often that there is a master half of the time at best; more: so much less often
 	Faults   Faults
 	Flaw     Flaw
 	Trace    func(format string, args ...any) // called for every event; nil for none
 }
+
+// quietPace is the Pace of runs in which the cell serves most of the time.
+const quietPace = 5
 
 // Shape chooses a cell's size and load from a seed: small cells most of the time, the full 5+3 sometimes.
 func Shape(seed uint64, steps int) Options {
@@ -59,8 +65,15 @@ func Shape(seed uint64, steps int) Options {
 		o.Replicas = 1 + rng.IntN(2)
 	}
 	o.Faults = chooseFaults(rng)
+	if o.Faults.Has(Drift) {
+		o.Clients = 3 // so that one only reads
+	}
 	if rng.IntN(3) == 0 {
 		o.Sharers = sharerCount
+	}
+	o.Pace = 1
+	if rng.IntN(2) == 0 {
+		o.Pace = quietPace
 	}
 	return o
 }
@@ -190,6 +203,11 @@ func (w *world) between(lo, hi time.Duration) time.Duration {
 	return lo + time.Duration(w.rng.Int64N(int64(hi-lo)))
 }
 
+// mayRead says whether leases can be relied upon, so that what clients read is right.
+func (w *world) mayRead() bool {
+	return !w.o.Faults.Has(Clock) || w.calm && w.now >= w.readsAt || w.o.Flaw == IgnoreDrift
+}
+
 func (w *world) chance(oneIn int) bool { return w.rng.IntN(oneIn) == 0 }
 
 // Timing of the simulated network and disks.
@@ -222,6 +240,9 @@ func (w *world) send(from cell.ID, out agreement.Outgoing) {
 	}
 	if w.o.Flaw == StayMaster && out.Message.Type == raftpb.MsgTimeoutNow {
 		return
+	}
+	if s := w.servers[from]; s.stops != 0 && !w.calm && out.Message.Type == raftpb.MsgHeartbeat {
+		w.strand(s, s.stops)
 	}
 	copies := 1
 	if !w.calm && w.chance(50) {
