@@ -209,7 +209,7 @@ func (l *lab) load(ctx context.Context) (*verify.Load, *initiator.Session, error
 	if err == nil {
 		var v *verify.Load
 		if v, err = verify.New(verify.Options{Device: s, LUN: lun, BlockBytes: blockBytes, Blocks: loadBytes / verify.BlockSize,
-			Depth: loadDepth, IOBlocks: loadIOBlocks, ReadPart: loadReadPart, Fresh: true}); err == nil {
+			Depth: loadDepth, IOBlocks: loadIOBlocks, ReadPart: loadReadPart, Streams: 1, Fresh: true}); err == nil {
 			return v, s, nil
 		}
 	}

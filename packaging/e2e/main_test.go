@@ -249,7 +249,7 @@ func (s *system) load() *verify.Load {
 	_, blockBytes, err := session.Capacity(1)
 	must(s.t, err)
 	l, err := verify.New(verify.Options{Device: session, LUN: 1, BlockBytes: blockBytes,
-		Blocks: 32 << 20 / verify.BlockSize, Depth: depth, IOBlocks: 8, ReadPart: 25, Fresh: true})
+		Blocks: 32 << 20 / verify.BlockSize, Depth: depth, IOBlocks: 8, ReadPart: 25, Streams: 1, Fresh: true})
 	must(s.t, err)
 	s.t.Cleanup(l.Stop)
 	// A command that waits for the cell ends only with its session: on a failure that goes first.

@@ -27,6 +27,8 @@ import (
 const (
 	MaxBlocks     = 1 << 22 // blocks of a load: 16 GiB, 100 MB of memory
 	maxIOBlocks   = 64      // blocks of one command: 256 KiB
+	streamBlocks  = 1024    // blocks of a stream: 4 MiB, a chunk of the storage service
+	streamPart    = 4       // one over the part of the blocks that is for streams
 	maxFindings   = 20      // findings that are kept in full; all are counted
 	maxRetries    = 5       // of a command that ends with UNIT ATTENTION or ABORTED COMMAND, as Linux has it
 	busyPause     = 20 * time.Millisecond
@@ -48,6 +50,9 @@ type Options struct {
 	Depth      int    // commands under way
 	IOBlocks   int    // blocks of a command at most, up to 64; commands have 1 to so many
 	ReadPart   int    // of 100 commands, how many read and verify
+	// Streams is of how many of 1000 commands there is a stream instead: a stretch of 4 MiB, aligned, written in order
+	// with long commands. If there are any, the last quarter of the blocks is for them, and others only read there.
+	Streams int
 	// Fresh says that blocks never written read as zeros; else they may hold blocks of earlier loads.
 	Fresh bool
 }
@@ -101,6 +106,8 @@ func New(o Options) (*Load, error) {
 		return nil, fmt.Errorf("a depth of %d: 1 to %d are possible", o.Depth, initiator.MaxDepth)
 	case o.ReadPart < 0 || o.ReadPart > 100:
 		return nil, fmt.Errorf("%d of 100 commands are to read", o.ReadPart)
+	case o.Streams < 0 || o.Streams > 1000 || o.Streams > 0 && o.Blocks/streamPart < 2*streamBlocks:
+		return nil, fmt.Errorf("%d of 1000 commands are to begin a stream, in %d blocks", o.Streams, o.Blocks)
 	}
 	var id [8]byte
 	rand.Read(id[:])
@@ -210,19 +217,39 @@ func (l *Load) stopped() bool {
 
 // work is one of the load's goroutines: one command after the other.
 func (l *Load) work() {
-	w := worker{load: l, buf: make([]byte, l.o.IOBlocks*BlockSize)}
+	w := worker{load: l, buf: make([]byte, maxIOBlocks*BlockSize)}
 	for !l.stopped() {
+		if mathrand.IntN(1000) < l.o.Streams {
+			w.stream()
+			continue
+		}
 		n := 1 + mathrand.Uint64N(uint64(l.o.IOBlocks))
-		first := mathrand.Uint64N(l.o.Blocks - n + 1)
+		reads, blocks := mathrand.IntN(100) < l.o.ReadPart, l.o.Blocks
+		if l.o.Streams > 0 && !reads {
+			blocks -= blocks / streamPart
+		}
+		first := mathrand.Uint64N(blocks - n + 1)
 		if !l.lock(first, n) {
 			return
 		}
-		if mathrand.IntN(100) < l.o.ReadPart {
+		if reads {
 			w.read(first, n)
 		} else {
 			w.write(first, n)
 		}
 		l.unlock(first, n)
+	}
+}
+
+// stream writes an aligned stretch of those that are for streams, from its beginning to its end.
+func (w *worker) stream() {
+	l := w.load
+	from := l.o.First + l.o.Blocks - l.o.Blocks/streamPart
+	from += -from & (streamBlocks - 1)
+	first := from - l.o.First + mathrand.Uint64N((l.o.First+l.o.Blocks-from)/streamBlocks)*streamBlocks
+	for end := first + streamBlocks; first < end && l.lock(first, maxIOBlocks); first += maxIOBlocks {
+		w.write(first, maxIOBlocks)
+		l.unlock(first, maxIOBlocks)
 	}
 }
 

@@ -89,6 +89,36 @@ func TestSoundDisk(t *testing.T) {
 }
 
 // TestUnsoundDisks has each way of a disk to lie, and what has to be found.
+// TestStreams: stretches are written whole, in order and aligned to the unit, and nothing else writes there.
+func TestStreams(t *testing.T) {
+	const blocks, first = 16 * streamBlocks, 100
+	d := newDisk(first + blocks)
+	lastOf := map[int]int{} // the block behind the last command on a stretch
+	streams := 0
+	d.fault = func(_ *disk, t *initiator.Task, off int) (bool, error) {
+		at, n := off/BlockSize, len(t.Out)/BlockSize
+		if n == 0 || at < first+blocks-blocks/streamPart {
+			return false, nil
+		}
+		stretch := at / streamBlocks
+		if at%streamBlocks != 0 && lastOf[stretch] != at || n != maxIOBlocks {
+			return true, errors.New("not in order")
+		}
+		if lastOf[stretch] = at + n; (at+n)%streamBlocks == 0 {
+			streams++
+		}
+		return false, nil
+	}
+	l := newLoad(t, d, func(o *Options) { o.First, o.Blocks, o.Depth, o.Streams = first, blocks, 1, 100 })
+	run(t, l, 500)
+	if err := l.ReadBack(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Err(); err != nil || streams == 0 {
+		t.Fatalf("%d streams, %v", streams, err)
+	}
+}
+
 func TestUnsoundDisks(t *testing.T) {
 	every := func(n int, f func(d *disk, t *initiator.Task, off int)) func(*disk, *initiator.Task, int) (bool, error) {
 		count := 0

@@ -89,6 +89,21 @@ func (d *dir) Rename(from, to string) error {
 	return d.fail("rename", from, d.root.Rename(from, to))
 }
 
+func (d *dir) Link(from, to string) error {
+	for _, name := range []string{from, to} {
+		if err := checkName("link", name, false); err != nil {
+			return err
+		}
+	}
+	err := d.root.Link(from, to)
+	for _, cause := range [...]error{unix.EXDEV, unix.EPERM, unix.EMLINK, unix.EOPNOTSUPP} {
+		if errors.Is(err, cause) {
+			return fmt.Errorf("%w: %w", ErrNoLink, d.fail("link", from, err))
+		}
+	}
+	return d.fail("link", from, err)
+}
+
 func (d *dir) Remove(name string) error {
 	if err := checkName("remove", name, false); err != nil {
 		return err
@@ -243,6 +258,13 @@ func (f *dirFile) WriteBack(off, n int64) error {
 
 // WriteVAt is WriteAt of all bufs, one after the other, in as few system calls as can be. It changes bufs.
 func (f *dirFile) WriteVAt(bufs [][]byte, off int64) error {
+	if f.direct {
+		for _, b := range bufs {
+			if err := checkAligned(b, off); err != nil {
+				return failed("write", f.f.Name(), err)
+			}
+		}
+	}
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	if f.closed {

@@ -25,6 +25,9 @@ const Align = 4096
 // ErrNoSpace reports that the disk is full: nothing of the failed write can be relied upon.
 var ErrNoSpace = errors.New("no space left on the disk")
 
+// ErrNoLink reports that a file can't have both names.
+var ErrNoLink = errors.New("the file can't have a second name there")
+
 // ErrCrashed is what every call on a Mem returns after the simulated machine lost power.
 var ErrCrashed = errors.New("the simulated machine is down")
 
@@ -36,11 +39,14 @@ type Entry struct {
 }
 
 // FS is a folder tree. Errors satisfy errors.Is with fs.ErrNotExist, fs.ErrExist and ErrNoSpace.
-// A created, renamed or removed name is durable only after SyncDir of its folder.
+// A created, linked, renamed or removed name is durable only after SyncDir of its folder.
 type FS interface {
 	Open(name string, flags Flags) (File, error)
 	MkdirAll(name string) error
 	Rename(from, to string) error
+	// Link gives the file from a second name, to, which must not exist. Where the file system can't, because it has
+	// no links or the folders lie on two devices, the error satisfies errors.Is with ErrNoLink.
+	Link(from, to string) error
 	Remove(name string) error
 	RemoveAll(name string) error
 	ReadDir(name string) ([]Entry, error) // sorted by name

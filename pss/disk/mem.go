@@ -46,6 +46,7 @@ const (
 	OpOpen      = "open"
 	OpMkdir     = "mkdir"
 	OpRename    = "rename"
+	OpLink      = "link"
 	OpRemove    = "remove"
 	OpRemoveAll = "removeall"
 	OpReadDir   = "readdir" // changes nothing
@@ -243,7 +244,7 @@ func (m *Mem) Rename(from, to string) error {
 	if moved == nil {
 		return &fs.PathError{Op: OpRename, Path: from, Err: fs.ErrNotExist}
 	}
-	if from == to {
+	if moved == replaced { // two names of one file: rename(2) leaves them
 		return nil
 	}
 	if moved.folder() && strings.HasPrefix(to, from+"/") {
@@ -256,6 +257,36 @@ func (m *Mem) Rename(from, to string) error {
 		return &fs.PathError{Op: OpRename, Path: to, Err: errNotFolder}
 	}
 	m.change(slot{fromFolder, fromBase, moved, nil}, slot{toFolder, toBase, replaced, moved})
+	return nil
+}
+
+// Link implements FS.
+func (m *Mem) Link(from, to string) error {
+	for _, name := range [2]string{from, to} {
+		if err := checkName(OpLink, name, false); err != nil {
+			return err
+		}
+	}
+	if err := m.admit(OpLink, from); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n, err := m.lookup(OpLink, from)
+	if err != nil {
+		return err
+	}
+	folder, base, err := m.parent(OpLink, to)
+	if err != nil {
+		return err
+	}
+	switch {
+	case n.folder():
+		return &fs.PathError{Op: OpLink, Path: from, Err: errIsFolder}
+	case folder.names[base] != nil:
+		return &fs.PathError{Op: OpLink, Path: to, Err: fs.ErrExist}
+	}
+	m.change(slot{folder, base, nil, n})
 	return nil
 }
 

@@ -136,7 +136,7 @@ func (m *Mem) Crash(rng *rand.Rand) {
 		m.crashFile(n, f)
 	}
 	m.dirty = m.dirty[:0]
-	m.used = m.measure(m.root)
+	m.used = m.measure(m.root, map[*node]bool{})
 }
 
 // fate decides what survives. In some crashes everything does, or nothing.
@@ -268,13 +268,19 @@ func (m *Mem) rewrite(n *node, c change, pages []oldPage, f fate) {
 	}
 }
 
-// measure adds up the space of the files below a folder.
-func (m *Mem) measure(folder *node) int64 {
+// measure adds up the space of the files below a folder, each of which counts once.
+func (m *Mem) measure(folder *node, counted map[*node]bool) int64 {
 	sum := int64(0)
 	for _, n := range folder.names {
+		if n.links > 1 {
+			if counted[n] {
+				continue
+			}
+			counted[n] = true
+		}
 		sum += int64(len(n.pages)) * pageSize
 		if n.folder() {
-			sum += m.measure(n)
+			sum += m.measure(n, counted)
 		}
 	}
 	return sum

@@ -169,7 +169,7 @@ func (s *shadow) Rename(from, to string) error {
 	switch {
 	case err != nil:
 		return err
-	case from == to:
+	case n == old: // two names of one file: rename(2) leaves them
 		return nil
 	case n.dir && strings.HasPrefix(to, from+"/"):
 		return s.fail(OpRename, to, fs.ErrInvalid)
@@ -180,6 +180,35 @@ func (s *shadow) Rename(from, to string) error {
 	}
 	delete(folder.names, base)
 	target.names[name] = n
+	return nil
+}
+
+// Link implements FS.
+func (s *shadow) Link(from, to string) error {
+	for _, name := range [2]string{from, to} {
+		if err := checkName(OpLink, name, false); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n, _, _, err := s.find(OpLink, from)
+	switch {
+	case err != nil:
+		return err
+	case n == nil:
+		return s.fail(OpLink, from, fs.ErrNotExist)
+	case n.dir:
+		return s.fail(OpLink, from, errIsFolder)
+	}
+	old, folder, base, err := s.find(OpLink, to)
+	switch {
+	case err != nil:
+		return err
+	case old != nil:
+		return s.fail(OpLink, to, fs.ErrExist)
+	}
+	folder.names[base] = n
 	return nil
 }
 

@@ -27,6 +27,7 @@ func TestFS(t *testing.T) {
 		run  func(t *testing.T, f FS)
 	}{
 		{"Names", testNames}, {"BadNames", testBadNames}, {"Rename", testRename}, {"RenameFolders", testRenameFolders},
+		{"Link", testLink},
 		{"Remove", testRemove}, {"ReadWrite", testReadWrite}, {"Truncate", testTruncate}, {"Allocate", testAllocate},
 		{"PunchHole", testPunchHole}, {"Direct", testDirect}, {"Closed", testClosed}, {"Concurrent", testConcurrent},
 		{"Unlinked", testUnlinked}, {"MakeFolder", testMakeFolder},
@@ -184,6 +185,31 @@ func testRenameFolders(t *testing.T, f FS) {
 	ok(t, f.Rename("a", "moved"))
 	if got := read(t, f, "moved/b/c"); got != "text" {
 		t.Errorf("the moved file has %q", got)
+	}
+}
+
+func testLink(t *testing.T, f FS) {
+	ok(t, f.MkdirAll("d"))
+	write(t, f, "a", "text")
+	ok(t, f.Link("a", "d/b"))
+	write(t, f, "d/b", "more")
+	if got := read(t, f, "a"); got != "more" {
+		t.Errorf("the other name shows %q", got)
+	}
+	wantErr(t, f.Link("a", "d/b"), fs.ErrExist)
+	wantErr(t, f.Link("no", "c"), fs.ErrNotExist)
+	wantErr(t, f.Link("a", "no/c"), fs.ErrNotExist)
+	if err := f.Link("d", "c"); err == nil {
+		t.Error("a folder has a second name")
+	}
+	wantErr(t, f.Link("a", "../c"), fs.ErrInvalid)
+	ok(t, f.Rename("a", "d/b")) // two names of one file: both stay
+	if got := read(t, f, "a"); got != "more" {
+		t.Errorf("after the rename it shows %q", got)
+	}
+	ok(t, f.Remove("a"))
+	if got := read(t, f, "d/b"); got != "more" {
+		t.Errorf("the name that is left shows %q", got)
 	}
 }
 

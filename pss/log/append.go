@@ -111,33 +111,40 @@ func (l *Log) writeFrame(flags uint32, prevIndex uint64, hs HardState, entries [
 // put writes a frame, in the next segment if the active one has no room for it, and takes it up in
 // the index. The caller has set what does not follow from the frame's place.
 func (l *Log) put(h header, entries []Entry) error {
-	size := int64(alignUp(frameSize(entries)))
-	if l.written+size > l.active.size {
+	l.settle(entries)
+	size := int64(alignUp(frameSize(entries, l.bodies.spots)))
+	beside := endings(l.bodies.spots)
+	if l.written+size > l.active.size || beside > 0 && l.beside > 0 && l.written+size+l.beside+beside > l.options.SegmentBytes {
 		if err := l.roll(size); err != nil {
 			return err
 		}
 	}
 	h.segment, h.offset, h.synced = l.active.number, uint64(l.written), uint64(l.synced)
 	h.before, h.epoch, h.identity = l.sum, l.epoch, l.identity
+	if err := l.writeBodies(entries); err != nil {
+		return err
+	}
 	l.stage = grow(l.stage, int(size))
-	encodeFrame(l.stage, &h, entries)
+	encodeFrame(l.stage, &h, entries, l.bodies.spots)
 	if _, err := l.active.file.WriteAt(l.stage[:size], l.written); err != nil {
 		return l.fail("appending", err)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.replacing = l.replacing || h.prevIndex < l.index.last
-	l.index.take(&h, l.stage)
+	l.index.take(&h, l.stage, l.bodies.all)
+	l.bodies.dropEnded()
 	l.index.raiseCommit()
 	l.written += size
+	l.beside += beside
 	l.sum = h.sum
 	l.stats.Frames++
-	l.stats.Written += uint64(size)
+	l.stats.Written += uint64(size + beside)
 	return nil
 }
 
-// take takes up a frame that was written or read: h is its header, b the frame.
-func (x *index) take(h *header, b []byte) {
+// take takes up a frame that was written or read: h is its header, b the frame; bodies has those that it names.
+func (x *index) take(h *header, b []byte, bodies map[uint64]*body) {
 	x.hardState = h.hard
 	if h.flags&flagReset != 0 || h.prevIndex < x.base {
 		x.reset(h.prevIndex, h.prevTerm)
@@ -149,8 +156,12 @@ func (x *index) take(h *header, b []byte) {
 	at := headerSize + rowSize*int(h.count)
 	for i := range int(h.count) {
 		r := decodeRow(b[headerSize+rowSize*i:])
-		x.add(r.term, place{offset: uint32(int(h.offset) + at), size: r.size, sum: r.sum, kind: r.kind})
-		at += int(r.size)
+		p := place{offset: uint32(int(h.offset) + at), size: r.size, sum: r.sum, kind: r.kind}
+		if r.blocks > 0 {
+			p.spot = spot{bodies[h.bodies+uint64(r.body)], r.block, r.blocks}
+		}
+		x.add(r.term, p)
+		at += p.inline()
 	}
 }
 
@@ -166,13 +177,17 @@ func grow(b []byte, n int) []byte {
 	return disk.Aligned(size)
 }
 
-// Sync makes durable what was appended. It is one fdatasync, or none if there is nothing new.
+// Sync makes durable what was appended. It is one fdatasync, and one for each body that was written to; none if there is
+// nothing new.
 func (l *Log) Sync() error {
 	if err := l.failure(); err != nil {
 		return err
 	}
 	if l.written == l.synced {
 		return nil
+	}
+	if err := l.syncBodies(); err != nil {
+		return l.fail("syncing a body", err)
 	}
 	if err := l.active.file.Sync(); err != nil {
 		return l.fail("syncing", err)
@@ -213,7 +228,7 @@ func (l *Log) roll(size int64) error {
 func (l *Log) activate(s *segment) {
 	s.first, s.places = l.index.last+1, s.places[:0]
 	l.index.segments = append(l.index.segments, s)
-	l.active, l.written, l.synced, l.begun = s, 0, 0, false
+	l.active, l.written, l.beside, l.synced, l.begun = s, 0, 0, 0, false
 }
 
 // next returns the first ready segment, which stays where it is, and makes one if there is none.

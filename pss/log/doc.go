@@ -9,13 +9,27 @@
 // ready one is zeros, or still has the frames of the segment that its file was before. *.tmp is a
 // segment in the making.
 //
+// # Bodies
+//
+// Data that has a Home need not lie in a segment: its whole blocks at the end may lie in a body, NNNNNNNNNNNNNNNN.body, a
+// file of BodyBytes for the chunk that they belong to, where they belong in it. The blocks are written with the frame that
+// has the rest and synced with it, and once only, so that whoever finds all of a chunk in one body need not write it again: he
+// gives the file a second name (disk.FS.Link, see package store). The log keeps its name until no segment refers to
+// the body. After Supersede, or if Options.Superseded says so, a body may be written to by its other owner: an entry
+// that is not what it was any more is like one that was compacted away, with all before it (First). Any other change is
+// damage, as in a segment.
+//
+// A body is made ready before it is needed, of a file that was a chunk's (Spare), since its space is allocated, or of
+// a new one; its name is durable before anything that matters is written to it. Open adds to no body that it finds, and
+// removes those that nothing refers to: it can't know whose they are.
+//
 // # Frames
 //
 // A segment is a sequence of frames, each at a multiple of 4096 bytes and filled up to one. A frame is
 // what one Append made durable at once, and a block that was written is not written again before its
 // file becomes another segment, but with the same bytes by Open. Integers are little-endian.
 //
-//	  0  u32  'P' 'L' 'F' and the version of the format, 1
+//	  0  u32  'P' 'L' 'F' and the version of the format: 1, or 2 if an entry has its end in a body
 //	  4  u32  CRC32C of bytes 8 to 127: the frame's checksum
 //	  8  u32  checksum of the frame before it, in this segment or the one before
 //	 12  u32  CRC32C of the table
@@ -33,15 +47,18 @@
 //	 88  u64  HardState: vote
 //	 96  u64  HardState: commit
 //	104  u64  identity of the log, random: no frame of another log, nor a client's data, passes for one of this
-//	112  u64  0
+//	112  u64  version 2: the lowest number of a body in the table
 //	120  u64  0
 //	128       the table: for each entry
 //	            0  u64  term
 //	            8  u32  size of the data in bytes
 //	           12  u32  CRC32C of the data
 //	           16  u8   kind
-//	           17       7 bytes 0
-//	          the data of all entries, one after the other
+//	           17       a byte 0
+//	           18  u16  version 2: how many blocks of 4096 bytes at the end of the data lie in a body, 0 for none
+//	           20  u16  the first of them in the body
+//	           22  u16  the number of the body less the lowest one
+//	          the data of all entries, as far as it is not in bodies, one after the other
 //
 // The checksum of a frame covers that of the table, the table those of the data, and the next frame
 // repeats it: the chain covers every byte but the filling, and each byte is summed once. The header

@@ -12,8 +12,9 @@ import (
 const (
 	version    = 1
 	magic      = 'P' | 'L'<<8 | 'F'<<16 | version<<24
-	headerSize = 128 // bytes
-	rowSize    = 24  // bytes of an entry in the table
+	bodyMagic  = 'P' | 'L'<<8 | 'F'<<16 | (version+1)<<24 // of frames with entries whose end is in a body
+	headerSize = 128                                      // bytes
+	rowSize    = 24                                       // bytes of an entry in the table
 	blockSize  = disk.Align
 
 	flagReset = 1
@@ -48,6 +49,7 @@ type header struct {
 	prevTerm  uint64
 	hard      HardState
 	identity  uint64
+	bodies    uint64 // the lowest number of a body that the table names, 0 if it names none
 }
 
 // encode writes the header into b and sets its sum.
@@ -56,6 +58,9 @@ func (h *header) encode(b []byte) {
 	b = b[:headerSize]
 	clear(b)
 	le.PutUint32(b[0:], magic)
+	if h.bodies != 0 {
+		le.PutUint32(b[0:], bodyMagic)
+	}
 	le.PutUint32(b[8:], h.before)
 	le.PutUint32(b[12:], h.tableSum)
 	le.PutUint64(b[16:], h.segment)
@@ -71,6 +76,7 @@ func (h *header) encode(b []byte) {
 	le.PutUint64(b[88:], h.hard.Vote)
 	le.PutUint64(b[96:], h.hard.Commit)
 	le.PutUint64(b[104:], h.identity)
+	le.PutUint64(b[112:], h.bodies)
 	h.sum = crc32.Checksum(b[8:], castagnoli)
 	le.PutUint32(b[4:], h.sum)
 }
@@ -83,7 +89,8 @@ func (h *header) decode(b []byte) bool {
 		return false
 	}
 	b = b[:headerSize]
-	if le.Uint32(b[0:]) != magic || le.Uint32(b[4:]) != crc32.Checksum(b[8:], castagnoli) {
+	kind := le.Uint32(b[0:])
+	if kind != magic && kind != bodyMagic || le.Uint32(b[4:]) != crc32.Checksum(b[8:], castagnoli) {
 		return false
 	}
 	*h = header{
@@ -101,8 +108,9 @@ func (h *header) decode(b []byte) bool {
 		prevTerm:  le.Uint64(b[72:]),
 		hard:      HardState{Term: le.Uint64(b[80:]), Vote: le.Uint64(b[88:]), Commit: le.Uint64(b[96:])},
 		identity:  le.Uint64(b[104:]),
+		bodies:    le.Uint64(b[112:]),
 	}
-	return h.size <= maxFrame && uint64(headerSize)+rowSize*uint64(h.count) <= uint64(h.size)
+	return (h.bodies != 0) == (kind == bodyMagic) && h.size <= maxFrame && uint64(headerSize)+rowSize*uint64(h.count) <= uint64(h.size)
 }
 
 // row is an entry in the table of a frame.
@@ -111,7 +119,13 @@ type row struct {
 	size uint32
 	sum  uint32
 	kind uint8
+	// Of the part of a body that has the end of the data, if blocks is not 0: its blocks, the first of them, and the
+	// body's number less the one that the header names.
+	blocks, block, body uint16
 }
+
+// inline is how many bytes of the data are in the frame.
+func (r *row) inline() int64 { return int64(r.size) - int64(r.blocks)*blockSize }
 
 func (r row) encode(b []byte) {
 	le := binary.LittleEndian
@@ -119,33 +133,47 @@ func (r row) encode(b []byte) {
 	le.PutUint64(b[0:], r.term)
 	le.PutUint32(b[8:], r.size)
 	le.PutUint32(b[12:], r.sum)
-	le.PutUint64(b[16:], uint64(r.kind))
+	le.PutUint16(b[16:], uint16(r.kind))
+	le.PutUint16(b[18:], r.blocks)
+	le.PutUint16(b[20:], r.block)
+	le.PutUint16(b[22:], r.body)
 }
 
 func decodeRow(b []byte) row {
 	le := binary.LittleEndian
 	b = b[:rowSize]
-	return row{term: le.Uint64(b[0:]), size: le.Uint32(b[8:]), sum: le.Uint32(b[12:]), kind: b[16]}
+	return row{term: le.Uint64(b[0:]), size: le.Uint32(b[8:]), sum: le.Uint32(b[12:]), kind: b[16],
+		blocks: le.Uint16(b[18:]), block: le.Uint16(b[20:]), body: le.Uint16(b[22:])}
 }
 
-// frameSize is the size in bytes of a frame with the given entries, without the filling.
-func frameSize(entries []Entry) int {
+// frameSize is the size in bytes of a frame with the given entries, without the filling. spots say which of them have
+// their end in a body.
+func frameSize(entries []Entry, spots []spot) int {
 	size := headerSize + rowSize*len(entries)
 	for i := range entries {
-		size += len(entries[i].Data)
+		size += len(entries[i].Data) - spots[i].bytes()
 	}
 	return size
 }
 
 // encodeFrame writes the frame with its filling into b, which has room for it, and completes h.
-func encodeFrame(b []byte, h *header, entries []Entry) {
+func encodeFrame(b []byte, h *header, entries []Entry, spots []spot) {
+	h.bodies = 0
+	for i := range spots {
+		if s := &spots[i]; s.body != nil && (h.bodies == 0 || s.body.number < h.bodies) {
+			h.bodies = s.body.number
+		}
+	}
 	at := headerSize + rowSize*len(entries)
 	table := b[headerSize:at]
 	for i := range entries {
-		e := &entries[i]
-		sum := crc32.Checksum(e.Data, castagnoli)
-		row{term: e.Term, size: uint32(len(e.Data)), sum: sum, kind: e.Kind}.encode(table[rowSize*i:])
-		at += copy(b[at:], e.Data)
+		e, s := &entries[i], &spots[i]
+		r := row{term: e.Term, size: uint32(len(e.Data)), sum: e.sum(), kind: e.Kind}
+		if s.body != nil {
+			r.blocks, r.block, r.body = s.blocks, s.block, uint16(s.body.number-h.bodies)
+		}
+		r.encode(table[rowSize*i:])
+		at += copy(b[at:], e.Data[:r.inline()])
 	}
 	clear(b[at:alignUp(at)])
 	h.size, h.count = uint32(at), uint32(len(entries))
@@ -153,23 +181,36 @@ func encodeFrame(b []byte, h *header, entries []Entry) {
 	h.encode(b)
 }
 
-// checkBody compares table and data of a frame with its header. b is the frame without the filling.
-// The offset in the error counts from the frame's start.
-func checkBody(h *header, b []byte) *DamageError {
+// checkFrame compares table and data of a frame with its header. b is the frame without the filling. ending adds the
+// part of an entry that is in a body to the checksum of the one before; it is given what the table says and the place
+// of the entry in it. An error that is no *DamageError is one of reading. The offset in the damage counts from the
+// frame's start.
+func checkFrame(h *header, b []byte, ending func(r *row, i int, sum uint32) (uint32, error)) error {
 	at := headerSize + rowSize*int(h.count)
 	table := b[headerSize:at]
 	if sum := crc32.Checksum(table, castagnoli); sum != h.tableSum {
 		return &DamageError{Offset: headerSize, What: "checksum of a frame's table",
 			Want: uint64(h.tableSum), Got: uint64(sum)}
 	}
-	for ; len(table) > 0; table = table[rowSize:] {
-		r := decodeRow(table)
-		if int64(r.size) > int64(len(b)-at) {
-			return &DamageError{Offset: int64(at), What: "bytes left in a frame for an entry",
-				Want: uint64(r.size), Got: uint64(len(b) - at)}
+	for i := range int(h.count) {
+		r := decodeRow(table[rowSize*i:])
+		if r.blocks > 0 && (h.bodies == 0 || int(r.block)+int(r.blocks) > bodyBlocks || r.inline() < 0) {
+			return &DamageError{Offset: headerSize + rowSize*int64(i), What: "blocks of a body at most", Want: bodyBlocks,
+				Got: uint64(r.block) + uint64(r.blocks)}
 		}
-		data := b[at : at+int(r.size)]
-		if sum := crc32.Checksum(data, castagnoli); sum != r.sum {
+		if r.inline() > int64(len(b)-at) {
+			return &DamageError{Offset: int64(at), What: "bytes left in a frame for an entry",
+				Want: uint64(r.inline()), Got: uint64(len(b) - at)}
+		}
+		data := b[at : at+int(r.inline())]
+		sum := crc32.Checksum(data, castagnoli)
+		if r.blocks > 0 {
+			var err error
+			if sum, err = ending(&r, i, sum); err != nil {
+				return err
+			}
+		}
+		if sum != r.sum {
 			return &DamageError{Offset: int64(at), What: "checksum of an entry", Want: uint64(r.sum), Got: uint64(sum)}
 		}
 		at += len(data)

@@ -1,6 +1,7 @@
 package log
 
 import (
+	"slices"
 	"sort"
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss/disk"
@@ -12,7 +13,11 @@ type place struct {
 	size   uint32 // bytes
 	sum    uint32 // CRC32C of the data
 	kind   uint8
+	spot   // of its end; offset is that of what comes before, which is in the segment
 }
+
+// inline is how many bytes of the data are in the segment.
+func (p *place) inline() int { return int(p.size) - p.bytes() }
 
 // segment is one file of the log.
 type segment struct {
@@ -22,6 +27,15 @@ type segment struct {
 	first   uint64  // index of places[0], or of the next entry if there is none
 	places  []place // of the entries that have not been replaced
 	readers int     // calls of Entries that read the file
+	bodies  []*body // that its entries refer to, or did
+}
+
+// hold notes that an entry of the segment refers to a body.
+func (s *segment) hold(b *body) {
+	if b != nil && !slices.Contains(s.bodies, b) {
+		s.bodies = append(s.bodies, b)
+		b.holders++
+	}
 }
 
 // end is one beyond the last index of the segment.
@@ -36,10 +50,14 @@ type index struct {
 	segments  []*segment // in use, oldest first; the last one is written to
 	base      uint64     // index before the first entry
 	baseTerm  uint64
+	floor     uint64 // entries up to here have lost data that a checkpoint has superseded, or come before such a one
 	last      uint64
 	runs      []run // where the term changes; before the first one it is baseTerm
 	hardState HardState
 }
+
+// readable returns the first index whose entry can be read, if it is there.
+func (x *index) readable() uint64 { return max(x.base, x.floor) + 1 }
 
 // newest returns the number of the segment that is written to, 0 if there is none yet.
 func (x *index) newest() uint64 {
@@ -84,7 +102,7 @@ func (x *index) reset(base, term uint64) {
 	for _, s := range x.segments {
 		s.first, s.places = base+1, s.places[:0]
 	}
-	x.base, x.baseTerm, x.last, x.runs = base, term, base, x.runs[:0]
+	x.base, x.baseTerm, x.last, x.runs, x.floor = base, term, base, x.runs[:0], 0
 }
 
 // add takes up the entry after the last one, at its place in the newest segment.
@@ -95,6 +113,7 @@ func (x *index) add(term uint64, p place) {
 	x.last++
 	s := x.segments[len(x.segments)-1]
 	s.places = append(s.places, p)
+	s.hold(p.body)
 }
 
 // raiseCommit draws the conclusion that what is not here any more was committed. The HardState that

@@ -14,6 +14,7 @@ type Entry struct {
 	Term  uint64 // never falls from one entry to the next
 	Kind  uint8  // the caller's
 	Data  []byte // at most MaxEntryBytes
+	Home  Home   // of the end of Data, for Append
 }
 
 // HardState is what agreement must not forget. Commit is from First()-1 to Last().
@@ -33,6 +34,8 @@ type Options struct {
 	// Superseded is the index up to which a checkpoint holds what the entries led to. Damage to segments that
 	// have no entry beyond it is healed: they are given up as Recycle would do. See Healed.
 	Superseded uint64
+	// Bodies is how many files are kept ready for data that has a Home, at the most. 0: all data is kept in segments.
+	Bodies int
 	// Identity is given to a log that does not exist yet. 0 is a random one.
 	Identity uint64
 }
@@ -56,11 +59,12 @@ var (
 
 // Stats are the figures of a log.
 type Stats struct {
-	Bytes    int64  // size of all segments
+	Bytes    int64  // size of all segments and bodies
 	Segments int    // in use
+	Bodies   int    // files of BodyBytes beside the segments: in use, ready, or given to be made so
 	Ready    int    // segments that are prepared or kept for use
 	Frames   uint64 // written since Open
-	Written  uint64 // bytes of frames with their filling, since Open
+	Written  uint64 // bytes of frames with their filling, and to bodies, since Open
 	Syncs    uint64 // of segments, since Open
 }
 
@@ -83,6 +87,7 @@ type Log struct {
 	healed  *DamageError
 	stage   []byte // the frame being built, aligned; grows to the largest one, maxFrame
 	written int64  // end of the last frame in the active segment
+	beside  int64  // bytes that its entries have in bodies: they count, so that bodies get free as segments do
 	synced  int64  // of it, what is synced
 	sum     uint32 // checksum of the last frame
 
@@ -97,6 +102,9 @@ type Log struct {
 	replacing bool       // entries were replaced by ones that are not synced yet
 	broken    error      // what every call returns
 	stats     Stats
+
+	bodies     bodies
+	superseded uint64 // guarded by mu; see Supersede
 
 	buffers sync.Pool // *[]byte, aligned: what Entries reads into
 }
@@ -116,6 +124,9 @@ func (o *Options) check() error {
 	if o.Spares < 0 {
 		return fmt.Errorf("%d spare log segments: must not be negative", o.Spares)
 	}
+	if o.Bodies < 0 {
+		return fmt.Errorf("%d log bodies: must not be negative", o.Bodies)
+	}
 	return nil
 }
 
@@ -123,7 +134,7 @@ func (o *Options) check() error {
 func (l *Log) First() uint64 {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	return l.index.base + 1
+	return l.index.readable()
 }
 
 // Last returns the index of the last entry, First()-1 if there is none.
@@ -160,18 +171,18 @@ func (l *Log) Term(i uint64) (uint64, error) {
 // Healed returns the damage that Open met in segments that were superseded, and that it gave up; nil if none.
 func (l *Log) Healed() *DamageError { return l.healed }
 
-// Prepared says whether the next segment is ready, so that Prepare has nothing to do.
+// Prepared says whether the next segment is ready, and bodies are if they are wanted, so that Prepare has nothing to do.
 func (l *Log) Prepared() bool {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	return len(l.ready) > 0
+	return len(l.ready) > 0 && l.bodiesPrepared()
 }
 
-// Room returns how many bytes are left of the segment in use.
+// Room returns how many bytes are left of the segment in use. What its entries have in bodies counts.
 func (l *Log) Room() int64 {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	return l.active.size - l.written
+	return max(0, l.active.size-l.written-l.beside)
 }
 
 // Stats returns the log's figures.
@@ -180,6 +191,8 @@ func (l *Log) Stats() Stats {
 	defer l.mu.RUnlock()
 	s := l.stats
 	s.Segments, s.Ready = len(l.index.segments), len(l.ready)
+	s.Bodies = len(l.bodies.all) + len(l.bodies.ready) + len(l.bodies.dead) + len(l.bodies.spares)
+	s.Bytes = int64(s.Bodies) * BodyBytes
 	for _, segments := range [2][]*segment{l.index.segments, l.ready} {
 		for _, seg := range segments {
 			s.Bytes += seg.size
@@ -205,7 +218,7 @@ func (l *Log) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.broken = ErrClosed
-	return errors.Join(err, closeAll(l.index.segments), closeAll(l.ready))
+	return errors.Join(err, closeAll(l.index.segments), closeAll(l.ready), l.bodies.close())
 }
 
 // seal writes an empty frame behind what was synced, so that damage to the last entries will be
@@ -247,6 +260,11 @@ func (l *Log) failure() error {
 func (l *Log) fail(doing string, err error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.breakWith(doing, err)
+}
+
+// breakWith is fail for those who hold mu.
+func (l *Log) breakWith(doing string, err error) error {
 	if l.broken == nil {
 		l.broken = fmt.Errorf("the log is broken: %s: %w", doing, err)
 	}

@@ -435,6 +435,18 @@ func FuzzOpen(f *testing.F) {
 	ok(f, l.Append(nil, made(3, 6, 2, 900)))
 	ok(f, l.Close())
 	f.Add(contents(f, m)[segmentName(1)], true)
+	m = disk.NewMem()
+	o := small()
+	o.Bodies = 1
+	l = open(f, m, o)
+	l.bodies.wanted = true
+	ok(f, l.Prepare(nil))
+	for i, e := range made(1, 4, 1, 4200) {
+		e.Home = Home{Blocks: 1, Block: uint16(i)}
+		ok(f, l.Append(nil, []Entry{e}))
+	}
+	ok(f, l.Close())
+	f.Add(contents(f, m)[segmentName(1)], true)
 	f.Fuzz(func(t *testing.T, b []byte, mend bool) {
 		if len(b) > 64<<10 {
 			return
@@ -472,6 +484,9 @@ func mendFrames(b []byte) {
 	for at := 0; at+headerSize <= len(b); {
 		h := b[at : at+headerSize]
 		le.PutUint32(h[0:], magic)
+		if le.Uint64(h[112:]) != 0 {
+			le.PutUint32(h[0:], bodyMagic)
+		}
 		le.PutUint32(h[8:], before)
 		le.PutUint64(h[16:], 1)
 		le.PutUint64(h[24:], uint64(at))

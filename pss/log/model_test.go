@@ -115,6 +115,60 @@ func (w *model) recycle(upTo uint64) error {
 	return err
 }
 
+// adopt does to a body what the owner of a chunk does whose file it has become: it is written to, and taken away. All
+// entries up to some index are superseded then.
+func (w *model) adopt(t *rapid.T) error {
+	if err := w.sync(); err != nil { // a checkpoint holds what is durable
+		return err
+	}
+	upTo := rapid.Uint64Range(0, w.now().hs.Commit).Draw(t, "superseded")
+	w.log.Supersede(upTo)
+	w.opts.Superseded = max(w.opts.Superseded, upTo)
+	w.floor = max(w.floor, upTo)
+	for i := w.log.First(); i <= upTo; i++ {
+		b, there := w.log.Body(i)
+		if !there || rapid.Bool().Draw(t, "leave") {
+			continue
+		}
+		if err := scribble(w.mem, b, w.serial); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// scribble writes into the blocks where the end of an entry lies.
+func scribble(m *disk.Mem, b Body, serial uint64) error {
+	f, err := m.Open(b.File, 0)
+	if err != nil {
+		return err
+	}
+	if _, err := f.WriteAt([]byte{byte(serial), 1, 2, 3}, int64(b.Block)*blockSize); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// spare gives the log a file to be used again.
+func (w *model) spare() error {
+	w.serial++
+	name := fmt.Sprintf("spare-%d", w.serial)
+	f, err := w.mem.Open(name, disk.Create)
+	if err != nil {
+		return err
+	}
+	if _, err := f.WriteAt(bytes.Repeat([]byte{byte(w.serial)}, 3*blockSize), 1020*blockSize); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	if err := errors.Join(f.Sync(), f.Close(), w.mem.SyncDir(".")); err != nil {
+		return err
+	}
+	if !w.log.Spare(name) {
+		return w.mem.Remove(name)
+	}
+	return nil
+}
+
 // raiseCommit makes the newest state know what follows from what was recycled.
 func (w *model) raiseCommit() {
 	s := *w.now()
@@ -137,6 +191,9 @@ func (w *model) compare(l *Log, s *state) error {
 		}
 	}
 	entries, err := l.Entries(first, last+1, 1<<60)
+	if errors.Is(err, ErrCompacted) && l.First() > first { // a body is not what it was, and the log has noticed now
+		return w.compare(l, s)
+	}
 	if err != nil {
 		return err
 	}
@@ -184,8 +241,13 @@ func (w *model) drawAppend(t *rapid.T) (*HardState, []Entry) {
 	for i := range rapid.Uint64Range(0, 5).Draw(t, "entries") {
 		w.serial++
 		size := rapid.SampledFrom([]int{0, 1, 100, 3000, 4096, 9000, 20000}).Draw(t, "size")
-		entries = append(entries, Entry{Index: first + i, Term: term, Kind: uint8(w.serial),
-			Data: bytes.Repeat([]byte{byte(w.serial), byte(w.serial >> 8)}, size/2)})
+		e := Entry{Index: first + i, Term: term, Kind: uint8(w.serial),
+			Data: bytes.Repeat([]byte{byte(w.serial), byte(w.serial >> 8)}, size/2)}
+		if blocks := size / blockSize; blocks > 0 && rapid.Bool().Draw(t, "at home") {
+			e.Home = Home{Object: 1, Chunk: rapid.Uint32Range(0, 2).Draw(t, "chunk"),
+				Block: rapid.SampledFrom([]uint16{0, 0, 0, 1, 2, 4, 1020, 1023}).Draw(t, "block"), Blocks: uint16(blocks)}
+		}
+		entries = append(entries, e)
 	}
 	if rapid.Bool().Draw(t, "no state") {
 		return nil, entries
@@ -203,13 +265,18 @@ func (w *model) drawAppend(t *rapid.T) (*HardState, []Entry) {
 
 // step draws one call and makes it.
 func (w *model) step(t *rapid.T) error {
-	switch rapid.SampledFrom([]string{"append", "append", "append", "sync", "sync", "prepare", "recycle", "reset", "close"}).Draw(t, "call") {
+	switch rapid.SampledFrom([]string{"append", "append", "append", "append", "sync", "sync", "prepare", "prepare", "recycle", "reset", "close", "adopt", "spare"}).Draw(t, "call") {
 	case "append":
 		return w.append(w.drawAppend(t))
 	case "sync":
 		return w.sync()
 	case "prepare":
+		w.log.bodies.wanted = true // as if one had been asked for
 		return w.log.Prepare(nil)
+	case "adopt":
+		return w.adopt(t)
+	case "spare":
+		return w.spare()
 	case "recycle":
 		return w.recycle(rapid.Uint64Range(0, w.now().hs.Commit).Draw(t, "up to"))
 	case "reset":
@@ -232,7 +299,7 @@ func (w *model) read(t *rapid.T) {
 	limit := rapid.SampledFrom([]uint64{0, 5000, 30000, 1 << 60}).Draw(t, "limit")
 	entries, err := w.log.Entries(lo, hi, limit)
 	switch {
-	case lo < first:
+	case lo < w.log.First(): // which rises when a body turns out to be lost
 		wantErr(t, err, ErrCompacted)
 		return
 	case hi > last+1:
@@ -269,6 +336,7 @@ func TestModel(t *testing.T) {
 		o := small()
 		o.SegmentBytes = rapid.SampledFrom([]int64{8 << 10, 16 << 10, 40 << 10}).Draw(t, "segment")
 		o.Direct = rapid.Bool().Draw(t, "direct")
+		o.Bodies = rapid.SampledFrom([]int{0, 1, 4, 20}).Draw(t, "bodies")
 		w := newModel(t, o)
 		t.Repeat(map[string]func(*rapid.T){
 			"":     func(t *rapid.T) { ok(t, w.compare(w.log, w.now())) },

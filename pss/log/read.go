@@ -43,7 +43,7 @@ func (l *Log) Kinds(lo, hi uint64) ([]Entry, error) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	x := &l.index
-	if err := l.within(lo, hi); err != nil {
+	if err := l.within(x.base+1, lo, hi); err != nil {
 		return nil, fmt.Errorf("kinds of log entries %d to %d: %w", lo, hi-1, err)
 	}
 	entries := make([]Entry, 0, hi-lo)
@@ -56,14 +56,14 @@ func (l *Log) Kinds(lo, hi uint64) ([]Entry, error) {
 	return entries, nil
 }
 
-// within says why the entries [lo, hi) can't be had, if so. mu is held.
-func (l *Log) within(lo, hi uint64) error {
+// within says why the entries [lo, hi) can't be had, if so, when first is the first one. mu is held.
+func (l *Log) within(first, lo, hi uint64) error {
 	switch {
 	case l.broken != nil:
 		return l.broken
 	case lo > hi:
 		return fmt.Errorf("the range is turned round")
-	case lo <= l.index.base:
+	case lo < first:
 		return ErrCompacted
 	case hi > l.index.last+1:
 		return ErrUnavailable
@@ -76,7 +76,7 @@ func (l *Log) locate(lo, hi, maxBytes uint64) (entries []Entry, parts []part, si
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	x := &l.index
-	if err := l.within(lo, hi); err != nil || lo == hi {
+	if err := l.within(x.readable(), lo, hi); err != nil || lo == hi {
 		return nil, nil, 0, err
 	}
 	for k := x.segmentOf(lo); lo < hi; k++ {
@@ -131,7 +131,8 @@ func (l *Log) readPart(p part, entries []Entry, memory []byte) ([]byte, error) {
 	return memory, nil
 }
 
-func (p place) end() int64 { return int64(p.offset) + int64(p.size) }
+// end is where the data ends that is in the segment.
+func (p *place) end() int64 { return int64(p.offset) + int64(p.inline()) }
 
 // readRun reads entries with one read, checks them and copies their data to the front of memory.
 func (l *Log) readRun(
@@ -149,14 +150,47 @@ func (l *Log) readRun(
 		}
 		data := (*memory)[:p.size:p.size]
 		*memory = (*memory)[p.size:]
-		copy(data, buffer[int64(p.offset)-start:])
+		copy(data, buffer[int64(p.offset)-start:][:p.inline()])
+		if err := l.readEnding(p.spot, data[p.inline():]); err != nil {
+			return err
+		}
 		if sum := crc32.Checksum(data, castagnoli); sum != p.sum {
+			if p.body != nil && l.lost(entries[i].Index) {
+				return ErrCompacted
+			}
+			if p.body != nil { // that has most of it
+				return &DamageError{File: l.bodyFile(p.body), Offset: p.spot.offset(), What: "checksum of an entry",
+					Want: uint64(p.sum), Got: uint64(sum)}
+			}
 			return &DamageError{File: l.fileOf(s), Offset: int64(p.offset), What: "checksum of an entry",
 				Want: uint64(p.sum), Got: uint64(sum)}
 		}
 		entries[i].Data = data
 	}
 	return nil
+}
+
+// readEnding reads the part of an entry that is in a body.
+func (l *Log) readEnding(s spot, p []byte) error {
+	if s.body == nil {
+		return nil
+	}
+	buffer := l.buffer(len(p))
+	defer l.buffers.Put(buffer)
+	n, err := readBody(s.body, (*buffer)[:len(p)], s.offset())
+	copy(p, (*buffer)[:n]) // what is missing has no right checksum
+	return err
+}
+
+// lost notes that an entry's body has been written to by others, and reports whether it can be so.
+func (l *Log) lost(index uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if index > l.superseded {
+		return false
+	}
+	l.index.floor = max(l.index.floor, index)
+	return true
 }
 
 // buffer returns an aligned buffer of at least n bytes.

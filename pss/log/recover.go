@@ -22,7 +22,8 @@ func Open(fs disk.FS, dir string, o Options) (_ *Log, err error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	l := &Log{fs: fs, dir: dir, options: o}
+	l := &Log{fs: fs, dir: dir, options: o, superseded: o.Superseded}
+	l.bodies.all = map[uint64]*body{}
 	l.idle = sync.NewCond(&l.mu)
 	r := &recovery{Log: l}
 	defer func() {
@@ -42,6 +43,9 @@ func Open(fs disk.FS, dir string, o Options) (_ *Log, err error) {
 		return nil, err
 	}
 	if err := r.takeReady(); err != nil {
+		return nil, err
+	}
+	if err := r.settleBodies(); err != nil {
 		return nil, err
 	}
 	if err := l.begin(r.vouched); err != nil {
@@ -78,6 +82,9 @@ func (l *Log) begin(vouched int64) error {
 		if err := l.rewrite(vouched); err != nil {
 			return err
 		}
+		if err := l.syncBodies(); err != nil {
+			return err
+		}
 		if err := l.active.file.Sync(); err != nil {
 			return err
 		}
@@ -109,6 +116,10 @@ type recovery struct {
 
 	vouched int64 // of the active segment, what its last frame says was synced
 
+	bodyNumbers []uint64 // of all files of bodies that were found
+	endings     []ending // that the frames of the active segment name
+	lost        uint64   // the last index whose body is not what it was any more
+
 	missing *DamageError // a file between others is not there
 	behind  int          // of files, the first one behind the last gap
 }
@@ -120,7 +131,7 @@ func (r *recovery) close() error {
 			r.files = append(r.files, s)
 		}
 	}
-	return closeAll(r.files)
+	return errors.Join(closeAll(r.files), r.bodies.close())
 }
 
 // list opens the segments' files and removes what was in the making.
@@ -134,6 +145,9 @@ func (r *recovery) list() error {
 			if err := r.fs.Remove(path.Join(r.dir, e.Name)); err != nil {
 				return err
 			}
+		}
+		if number, ok := parseBodyName(e.Name); ok {
+			r.bodyNumbers = append(r.bodyNumbers, number)
 		}
 		number, ok := parseName(e.Name)
 		if !ok {
@@ -174,6 +188,7 @@ func (r *recovery) replay() error {
 			continue
 		}
 		r.index, r.active, r.written, r.sum, r.epoch, r.identity = index{}, nil, 0, 0, 0, 0
+		r.forgetHolders()
 		var again *DamageError
 		if err := r.replayFrom(r.files[j:]); errors.As(err, &again) {
 			continue
@@ -247,9 +262,13 @@ func (r *recovery) replaySegment(s *segment) (int64, error) {
 			if err != nil {
 				return at, fmt.Errorf("reading %s: %w", r.fileOf(s), err)
 			}
-			c |= bodyGood
-			if len(frame) < int(h.size) || checkBody(&h, frame) != nil {
-				c = c&^bodyGood | bodyBad
+			whole, err := r.whole(&h, frame)
+			if err != nil {
+				return at, fmt.Errorf("reading what %s refers to: %w", r.fileOf(s), err)
+			}
+			c |= bodyBad
+			if whole {
+				c = c&^bodyBad | bodyGood
 			}
 			block = frame
 		} else {
@@ -267,6 +286,7 @@ func (r *recovery) replaySegment(s *segment) (int64, error) {
 		}
 		if at == 0 {
 			r.activate(s)
+			r.endings = nil
 		}
 		if err := r.accept(&h, s, block); err != nil {
 			return at, err
@@ -366,7 +386,8 @@ func (r *recovery) accept(h *header, s *segment, frame []byte) error {
 		}
 		term = next
 	}
-	x.take(h, frame)
+	x.take(h, frame, r.bodies.all)
+	r.noteEndings(h, frame)
 	r.sum, r.epoch, r.vouched = h.sum, h.epoch, int64(h.synced)
 	return nil
 }
@@ -455,11 +476,17 @@ func (r *recovery) whatIsWrong(s *segment, at int64) error {
 	if len(frame) < int(h.size) {
 		return &DamageError{r.fileOf(s), at, "bytes of a frame", uint64(h.size), uint64(len(frame))}
 	}
-	damage := checkBody(&h, frame)
-	if damage == nil { // it was not whole when it was read before
+	err = r.check(&h, frame)
+	var damage *DamageError
+	switch {
+	case err == nil: // it was not whole when it was read before
 		damage = &DamageError{What: "reads that agree", Want: 2, Got: 1}
+	case !errors.As(err, &damage):
+		return err
 	}
-	damage.File, damage.Offset = r.fileOf(s), at+damage.Offset
+	if damage.File == "" {
+		damage.File, damage.Offset = r.fileOf(s), at+damage.Offset
+	}
 	return damage
 }
 

@@ -16,10 +16,15 @@ import (
 
 // scenario is the state of a file in testdata: a disk, the log on it, and what the disk saw.
 //
-//	open [segment=bytes]                       open the log
-//	append [first= n= term= size=] [state=(term,vote,commit)]
+//	open [segment=bytes] [bodies= superseded=] open the log
+//	append [first= n= term= size=] [state=(term,vote,commit)] [chunk= block=]
+//	                                           with a chunk, each entry's whole blocks have their home there, one
+//	                                           behind the other
 //	sync, prepare, close                       the calls
 //	recycle up-to=, reset index= term=         the calls
+//	supersede up-to=, spare name=              the calls; the file is made
+//	where index=                               where the end of an entry lies
+//	scribble file= at=                         write into a file and sync it
 //	entries lo= hi= [max=]                     read entries
 //	state                                      all that the log tells of itself
 //	files                                      names and the frames in them
@@ -72,6 +77,8 @@ func (s *scenario) run(t *testing.T, d *datadriven.TestData) (err error) {
 	case "open":
 		o := small()
 		d.MaybeScanArgs(t, "segment", &o.SegmentBytes)
+		d.MaybeScanArgs(t, "bodies", &o.Bodies)
+		d.MaybeScanArgs(t, "superseded", &o.Superseded)
 		s.log, err = Open(s.mem, "log", o)
 		return err
 	case "append":
@@ -91,6 +98,33 @@ func (s *scenario) run(t *testing.T, d *datadriven.TestData) (err error) {
 		d.ScanArgs(t, "index", &index)
 		d.ScanArgs(t, "term", &term)
 		return s.log.Reset(index, term)
+	case "supersede":
+		var upTo uint64
+		d.ScanArgs(t, "up-to", &upTo)
+		s.log.Supersede(upTo)
+	case "spare":
+		var name string
+		d.ScanArgs(t, "name", &name)
+		s.still(func() {
+			f := must(s.mem.Open(name, disk.Create))(t)
+			ok(t, errors.Join(f.Allocate(0, BodyBytes), f.Sync(), f.Close(), s.mem.SyncDir(".")))
+		})
+		fmt.Fprintf(&s.ops, "taken: %v\n", s.log.Spare(name))
+	case "where":
+		var index uint64
+		d.ScanArgs(t, "index", &index)
+		b, there := s.log.Body(index)
+		fmt.Fprintf(&s.ops, "%v %+v\n", there, b)
+	case "scribble":
+		var name string
+		var at int64
+		d.ScanArgs(t, "file", &name)
+		d.ScanArgs(t, "at", &at)
+		s.still(func() {
+			f := must(s.mem.Open(path.Join("log", name), 0))(t)
+			must(f.WriteAt([]byte{0xff, 0, 0xff}, at))(t)
+			ok(t, errors.Join(f.Sync(), f.Close()))
+		})
 	case "entries":
 		return s.entries(t, d)
 	case "state":
@@ -136,7 +170,17 @@ func (s *scenario) append(t *testing.T, d *datadriven.TestData) error {
 	d.MaybeScanArgs(t, "n", &n)
 	d.MaybeScanArgs(t, "term", &term)
 	d.MaybeScanArgs(t, "size", &size)
-	return s.log.Append(hs, made(first, first+n, term, size))
+	entries := made(first, first+n, term, size)
+	if d.HasArg("chunk") {
+		home := Home{Object: 1, Blocks: uint16(size / blockSize)}
+		d.ScanArgs(t, "chunk", &home.Chunk)
+		d.MaybeScanArgs(t, "block", &home.Block)
+		for i := range entries {
+			entries[i].Home = home
+			home.Block += home.Blocks
+		}
+	}
+	return s.log.Append(hs, entries)
 }
 
 func (s *scenario) entries(t *testing.T, d *datadriven.TestData) error {
@@ -163,6 +207,9 @@ func (s *scenario) frames(t *testing.T) {
 	for _, e := range entries {
 		b := files[e.Name]
 		fmt.Fprintf(&s.ops, "%s: %d bytes\n", e.Name, len(b))
+		if _, isBody := parseBodyName(e.Name); isBody {
+			continue
+		}
 		for at := 0; at < len(b); at += blockSize {
 			var h header
 			if h.decode(b[at:]) {

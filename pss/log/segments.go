@@ -101,14 +101,50 @@ func (l *Log) makeReady(name string, s *segment) error {
 	return nil
 }
 
-// Prepare makes the next segment ready if none is: an Append that reaches the end of the active one
-// then goes on without delay, and its syncs are as fast as can be. between is called as it goes on, unless it is nil.
-// An error that satisfies errors.Is with disk.ErrNoSpace, and one of between, leaves everything as it was.
+// Prepare makes the next segment ready if none is, and bodies if they are wanted: an Append that reaches the end of the
+// active segment then goes on without delay, and its syncs are as fast as can be. between is called as it goes on, unless
+// it is nil. An error that satisfies errors.Is with disk.ErrNoSpace, and one of between, leaves everything as it was.
 func (l *Log) Prepare(between Between) error {
 	l.preparing.Lock()
 	defer l.preparing.Unlock()
-	if err := l.failure(); err != nil || l.Prepared() {
+	if err := l.failure(); err != nil {
 		return err
+	}
+	err := l.readyBodies() // that takes no time
+	if err == nil {
+		err = l.prepareSegment(between)
+	}
+	if errors.Is(err, disk.ErrNoSpace) {
+		return errors.Join(err, l.shedBodies())
+	}
+	return err
+}
+
+// shedBodies gives back the space of bodies that are not in use.
+func (l *Log) shedBodies() error {
+	l.naming.Lock()
+	defer l.naming.Unlock()
+	l.mu.Lock()
+	l.bodies.dead = append(l.bodies.dead, l.bodies.ready...)
+	l.bodies.ready, l.bodies.wanted = nil, false
+	l.mu.Unlock()
+	return l.removeDead()
+}
+
+// readyBodies is prepareBodies for those who do not hold naming.
+func (l *Log) readyBodies() error {
+	l.naming.Lock()
+	defer l.naming.Unlock()
+	if err := l.prepareBodies(); err != nil {
+		return fmt.Errorf("preparing log bodies: %w", err)
+	}
+	return nil
+}
+
+// prepareSegment makes the next segment ready if none is. preparing is held.
+func (l *Log) prepareSegment(between Between) error {
+	if l.firstReady() != nil {
+		return nil
 	}
 	size := l.options.SegmentBytes
 	if err := l.makeFile(prepareName, size, true, between); err != nil {
@@ -116,7 +152,7 @@ func (l *Log) Prepare(between Between) error {
 	}
 	l.naming.Lock()
 	defer l.naming.Unlock()
-	if l.Prepared() { // Recycle came first
+	if l.firstReady() != nil { // Recycle came first
 		if err := l.fs.Remove(path.Join(l.dir, prepareName)); err != nil {
 			return fmt.Errorf("preparing a log segment: %w", err)
 		}
@@ -134,8 +170,11 @@ func (l *Log) Recycle(upTo uint64) error {
 	defer l.naming.Unlock()
 	for {
 		s, err := l.giveUp(upTo)
-		if s == nil || err != nil {
+		if err != nil {
 			return err
+		}
+		if s == nil {
+			return l.removeDead()
 		}
 		// One after the other, each with a sync of the folder: then the segments that are left after
 		// a crash follow each other, and a gap between them is damage.
@@ -178,6 +217,10 @@ func (l *Log) giveUp(upTo uint64) (*segment, error) {
 	for s.readers > 0 {
 		l.idle.Wait()
 	}
+	for _, b := range s.bodies {
+		l.bodies.drop(b)
+	}
+	s.bodies = nil
 	return s, nil
 }
 

@@ -151,7 +151,10 @@ func (w *LogWriter) Write(l *log.Log, batch []agreement.Append) error {
 		if a.State != nil {
 			w.state = a.State
 		}
-		w.entries = append(w.entries, a.Entries...)
+		for _, e := range a.Entries {
+			e.Home = homeOf(e.Data)
+			w.entries = append(w.entries, e)
+		}
 	}
 	if err := w.put(l); err != nil {
 		return err

@@ -178,7 +178,11 @@ func CanSpare(master *admin.Status, id cell.ID) error {
 // finishCheckpoint completes a checkpoint that was cut short, which needs the log, and shows that the store can be
 // opened. A log that is damaged is none.
 func finishCheckpoint(dir disk.FS) error {
-	l, err := log.Open(dir, "log", log.Options{})
+	superseded, err := store.Checkpointed(dir, ".")
+	if err != nil {
+		return err
+	}
+	l, err := log.Open(dir, "log", log.Options{Superseded: superseded})
 	var damage *log.DamageError
 	if errors.As(err, &damage) {
 		st, _, err := store.Open(dir, store.Options{MaxOverlayBytes: DefaultOverlayBytes})

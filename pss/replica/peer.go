@@ -246,11 +246,7 @@ func (r *Replica) receive(conn net.Conn, rd *wire.Reader, from cell.ID) error {
 		default:
 			return fmt.Errorf("%w: %v from a server", wire.ErrProtocol, h.Kind)
 		}
-		body := slab.Take(int(h.Size))
-		if err := rd.Body(body); err != nil {
-			return err
-		}
-		m, err := wire.ParseRaft(body)
+		m, err := rd.ReadRaft(slab)
 		if err != nil {
 			return err
 		}
@@ -261,7 +257,7 @@ func (r *Replica) receive(conn net.Conn, rd *wire.Reader, from cell.ID) error {
 			continue
 		}
 		batch = append(batch, m)
-		received += len(body)
+		received += int(h.Size)
 		if rd.Buffered() >= wire.HeaderSize && len(batch) < maxStepBatch {
 			continue
 		}

@@ -56,7 +56,11 @@ func takeRoot(root string) (f *rootFiles, id Identity, err error) {
 }
 
 func (f *rootFiles) open(segmentBytes, overlayBytes int64) (err error) {
-	if f.log, err = log.Open(f.dir, "log", log.Options{SegmentBytes: segmentBytes}); err != nil {
+	superseded, err := store.Checkpointed(f.dir, ".")
+	if err != nil {
+		return err
+	}
+	if f.log, err = log.Open(f.dir, "log", log.Options{SegmentBytes: segmentBytes, Superseded: superseded}); err != nil {
 		return err
 	}
 	f.store, f.ckpt, err = OpenStore(f.dir, f.log, overlayBytes)

@@ -220,7 +220,8 @@ func (r *Replica) openFiles(fs disk.FS) (*store.Store, store.Position, error) {
 	if err != nil {
 		return nil, store.Position{}, needsHealing(err)
 	}
-	r.log, err = log.Open(fs, "log", log.Options{SegmentBytes: r.opts.SegmentBytes, Direct: true, Superseded: superseded})
+	r.log, err = log.Open(fs, "log", log.Options{SegmentBytes: r.opts.SegmentBytes, Direct: true,
+		Superseded: superseded, Bodies: maxBodies})
 	if err != nil {
 		return nil, store.Position{}, needsHealing(err)
 	}
@@ -249,7 +250,7 @@ func stagger[T int64 | time.Duration](threshold T, id cell.ID) T {
 // the log's entries. If the store was brought to a state that the log has not reached (CatchUp) and the
 // log was to begin anew behind it, that is completed too.
 func OpenStore(fs disk.FS, l *log.Log, overlayBytes int64) (*store.Store, store.Position, error) {
-	st, at, err := store.Open(fs, store.Options{MaxOverlayBytes: overlayBytes, EntryData: func(index uint64) ([]byte, error) {
+	st, at, err := store.Open(fs, store.Options{MaxOverlayBytes: overlayBytes, Bodies: bodies{l}, EntryData: func(index uint64) ([]byte, error) {
 		es, err := l.Entries(index, index+1, op.MaxSize)
 		if err != nil {
 			return nil, err

@@ -9,6 +9,7 @@ import (
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss/agreement"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/disk"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/log"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
 	"go.etcd.io/raft/v3/raftpb"
 )
@@ -53,10 +54,10 @@ const (
 )
 
 // reserve is the room that checkpoints of what was agreed may need: two overlays in the chunk files, and
-// `prepared` and a few segments of log beside them; twice that, since only half of it is left when entries are
+// `prepared`, a few segments of log and the bodies that are kept ready beside them; twice that, since only half of it is left when entries are
 // taken no more. Small disks keep a part of their size instead; when that does not suffice, writes are tried again.
 func reserve(o *Options, total int64) int64 {
-	return min(2*(3*o.OverlayBytes+3*o.SegmentBytes), total/reservedPart)
+	return min(2*(3*o.OverlayBytes+3*o.SegmentBytes+maxBodies*log.BodyBytes), total/reservedPart)
 }
 
 // Space tells how many bytes the disk has room for, and how many are reserved.

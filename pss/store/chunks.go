@@ -39,6 +39,7 @@ type chunkWriter struct {
 	dirs    map[string]struct{} // folders with new, replaced or removed names
 	made    string              // the folder that was made last
 	unsafe  bool                // a sync failed: what is on disk is unknown
+	spares  []string            // files that chunks had before
 }
 
 // change carries out a change of a chunk of o.
@@ -67,8 +68,17 @@ func (w *chunkWriter) change(o *object, c *chunkChange) error {
 	case c.flags&changeStaged != 0:
 		return w.staged(o, c)
 	}
-	if err := w.data(o, c); err != nil {
-		return err
+	done := false
+	if body, whole := w.bodyOf(c); whole {
+		var err error
+		if done, err = w.adopt(o, c, body); err != nil {
+			return err
+		}
+	}
+	if !done {
+		if err := w.data(o, c); err != nil {
+			return err
+		}
 	}
 	return w.records(o, c)
 }

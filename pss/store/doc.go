@@ -16,6 +16,7 @@
 //	  aa/bb/sums                 for each of the 256 chunks of the folder 1024 records, see record.go
 //	staging/<object>/            chunks on their way in from another server, see staging.go
 //	discarded-<n>/               what was staged in vain, until it is removed
+//	spare-<n>, adopt-<n>         files that change their names during a flush, see bodies.go
 //
 // Folders are named after the number of an object, which is never reused, and the label given at
 // its creation, so that no rename or deletion can be half done on disk. The tree that users see is
@@ -34,6 +35,9 @@
 //  3. write chunk files, sums and indexes; sync each; sync the folders with new names;
 //  4. rename `prepared` to `checkpoint`, sync the folder, drop the frozen overlay, remove the
 //     folders of deleted objects.
+//
+// A chunk that one body of the log has all of (see bodies.go) is not written in step 3: the body gets its name. The file
+// that had it before is given to the log only after step 4, when no crash brings it back.
 //
 // Every step of 3 and 4 can be repeated, and Open repeats them if it finds `prepared`. The log has
 // to be kept from the old checkpoint on until Flush.Run has returned.

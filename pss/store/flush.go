@@ -17,13 +17,14 @@ type Flush struct {
 	deleted []*object // since the freeze before: their folders go
 	written bool      // prepared is in place: from here on there is only forward
 	tried   bool      // chunk files may have been touched
+	spares  []string  // what chunk files were before bodies became them
 }
 
 // part is what a flush does to one object.
 type part struct {
 	o        *object
 	l        *layer
-	blocks   []uint64                // of l, in order
+	blocks   []blockChange           // of l, in order
 	chunks   []uint32                // of l, in order
 	pages    map[uint16]*folderIndex // of the index, as they are to be
 	newPages uint32
@@ -133,11 +134,15 @@ func (p *part) digest(s *Store) error {
 }
 
 func (p *part) plan() {
-	p.blocks = make([]uint64, 0, len(p.l.blocks))
+	numbers := make([]uint64, 0, len(p.l.blocks))
 	for b := range p.l.blocks {
-		p.blocks = append(p.blocks, b)
+		numbers = append(numbers, b)
 	}
-	slices.Sort(p.blocks)
+	slices.Sort(numbers)
+	p.blocks = make([]blockChange, 0, len(numbers))
+	for _, b := range numbers {
+		p.blocks = append(p.blocks, blockChange{uint16(b % BlocksPerChunk), p.l.blocks[b]})
+	}
 	p.chunks = make([]uint32, 0, len(p.l.chunks))
 	for c := range p.l.chunks {
 		p.chunks = append(p.chunks, c)
@@ -179,8 +184,9 @@ func (p *part) each(c *chunkChange, fn func(*chunkChange) error) error {
 	blocks := p.blocks
 	for _, chunk := range p.chunks {
 		n := p.l.chunks[chunk]
-		*c = chunkChange{object: p.o.number, chunk: chunk, index: n.newest, wiped: n.wiped, blocks: c.blocks[:0],
+		*c = chunkChange{object: p.o.number, chunk: chunk, index: n.newest, wiped: n.wiped, blocks: blocks[:n.count:n.count],
 			sums: p.pages[uint16(chunk/chunksPerDir)].sums[chunk%chunksPerDir]}
+		blocks = blocks[n.count:]
 		if n.kind != 0 || p.o.baseChunk(chunk)&hasFile == 0 {
 			c.flags |= changeEmpty
 		}
@@ -189,9 +195,6 @@ func (p *part) each(c *chunkChange, fn func(*chunkChange) error) error {
 		}
 		if n.kind == Zeros {
 			c.flags |= changeKeep
-		}
-		for ; len(blocks) > 0 && blocks[0]/BlocksPerChunk == uint64(chunk); blocks = blocks[1:] {
-			c.blocks = append(c.blocks, blockChange{uint16(blocks[0] % BlocksPerChunk), p.l.blocks[blocks[0]]})
 		}
 		if err := fn(c); err != nil {
 			return err
@@ -287,6 +290,7 @@ func (f *Flush) write() error {
 	w := &chunkWriter{s: f.s, again: f.tried, dirs: map[string]struct{}{}}
 	f.tried = true
 	err := f.writeParts(w)
+	f.spares = append(f.spares, w.spares...)
 	if err == nil {
 		return nil
 	}
@@ -330,6 +334,12 @@ func (f *Flush) commit() error {
 		s.giveLayer(l)
 	}
 	s.frozenBytes.Store(0)
+	if s.o.Bodies != nil {
+		s.o.Bodies.Superseded(f.to.index)
+	}
+	if err := s.giveSpares(f.spares); err != nil {
+		return s.fail(err)
+	}
 	if err := s.removeObjects(f.deleted); err != nil {
 		return s.fail(err)
 	}

@@ -75,6 +75,8 @@ type Options struct {
 	// EntryData returns the bytes of the log entry with an index, as they were given to the state
 	// machine. Open calls it if a flush was interrupted, for entries after the old checkpoint.
 	EntryData func(index uint64) ([]byte, error)
+	// Bodies is where the log keeps large data; nil: nowhere.
+	Bodies Bodies
 	// MaxOverlayBytes is what WantsFlush and Full go by.
 	MaxOverlayBytes int64
 	// SumsBytes bounds the memory for block records. 4 KiB of it cover 1 MiB of data.
@@ -119,6 +121,8 @@ type Store struct {
 
 	scratch sync.Pool // *scratch
 	buf     []byte    // of the flush or installation under way
+	adopted uint64    // numbers the files of bodies that become chunks; of the flush
+	noLinks bool      // the file system can't do that; of the flush
 
 	activeBytes, frozenBytes atomic.Int64
 
