@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/log"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/state"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/store"
@@ -17,7 +18,10 @@ import (
 //
 // Whether an entry can be applied must not depend on one server's disk. So applying waits at an entry that meets
 // damage, while this server goes on to append, acknowledge and vote. If every other server tells that it has
-// the block only in a later state, this server's state can't be carried on, and it ends with a HealError.
+// the block only in a later state, this server's state can't be carried on, and it ends with a HealError. So it does where
+// another one's later state of the block is damaged, too: whatever becomes of that, it is not the block that is missed
+// here, and two servers that both miss a block would wait for each other. That other one may be the next to end, though,
+// so there a core server ends only if the cell can do without both (CanEnd).
 //
 // Nor must a client's read. A master that could not have a block repaired hands over, for the others answer from disks
 // of their own; its clients ask the new master.
@@ -142,6 +146,25 @@ func (c *Core) Repaired(at Repair, err error) error {
 		h.askAt = c.now + repairRetry
 	}
 	return nil
+}
+
+// IsBeyond says that another server has blocks of a chunk in a later state only than one that changed the chunk last at
+// the index here, going by the records in the image of the chunk there.
+func IsBeyond(img *store.Image, blocks *store.Blocks, here uint64) bool {
+	for i := range img.Records {
+		if blocks.Has(i) && img.Records[i].Index <= here {
+			return false
+		}
+	}
+	return true
+}
+
+// CanEnd says whether the cell bears that this server ends for want of a block, and so many core servers after it that
+// miss the same block.
+func (c *Core) CanEnd(after int) bool { return canEnd(c.cfg.ID, len(c.node.Members().Voters), after) }
+
+func canEnd(id cell.ID, voters, after int) bool {
+	return after == 0 || !id.Core() || voters-(1+after) > voters/2
 }
 
 // Unreadable tells that a block which a client asks for is damaged and could not be repaired. It reports whether the

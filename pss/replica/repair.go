@@ -166,10 +166,10 @@ func (q *repairs) sources() []cell.ID {
 // askAll asks the other servers one after the other for the blocks in bad, and takes those out that are repaired.
 // If blocks are left it says why: ErrNoCopy, or ErrGoneEverywhere if all were asked and none has them any more.
 func (q *repairs) askAll(ref ChunkRef, bad *store.Blocks) error {
-	ahead := 0
+	ahead, damaged := 0, 0
 	ids := q.sources()
 	for _, id := range ids {
-		isAhead, err := q.ask(id, ref, bad)
+		isAhead, isDamaged, err := q.ask(id, ref, bad)
 		if err != nil {
 			q.r.logger.Info("a server can't help with a repair", "server", id, "error", err)
 		}
@@ -179,19 +179,26 @@ func (q *repairs) askAll(ref ChunkRef, bad *store.Blocks) error {
 		if isAhead {
 			ahead++
 		}
+		if isDamaged && id.Core() {
+			damaged++
+		}
 	}
-	if len(ids) > 0 && ahead == len(ids) {
+	gone := len(ids) > 0 && ahead == len(ids)
+	if gone {
+		q.r.drive(func(time.Duration) error { gone = q.r.core.CanEnd(damaged); return nil })
+	}
+	if gone {
 		return ErrGoneEverywhere
 	}
 	return ErrNoCopy
 }
 
 // ask takes what it can from one server, as it is now or as its checkpoint was. ahead says that it has gone beyond
-// this server's state of the chunk.
-func (q *repairs) ask(id cell.ID, ref ChunkRef, bad *store.Blocks) (ahead bool, err error) {
+// this server's state of the chunk, damaged that its own copy of the blocks is damaged.
+func (q *repairs) ask(id cell.ID, ref ChunkRef, bad *store.Blocks) (ahead, damaged bool, err error) {
 	conn, err := q.r.dial(id)
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	defer conn.Close()
 	defer q.r.closeWith(conn)()
@@ -199,6 +206,10 @@ func (q *repairs) ask(id cell.ID, ref ChunkRef, bad *store.Blocks) (ahead bool, 
 	var img store.Image
 	for _, view := range [...]uint16{fetchNewest, fetchCheckpoint} {
 		err := src.image(view, ref, bad, &img)
+		if errors.Is(err, errDamagedThere) && view == fetchNewest {
+			damaged = true
+			err = src.image(view, ref, new(store.Blocks), &img) // the records are whole, it may be
+		}
 		if errors.Is(err, ErrMoved) { // the object was deleted there, or is not in its checkpoint
 			ahead = ahead || view == fetchNewest
 			continue
@@ -207,7 +218,7 @@ func (q *repairs) ask(id cell.ID, ref ChunkRef, bad *store.Blocks) (ahead bool, 
 			continue
 		}
 		if err != nil {
-			return ahead, err
+			return ahead, damaged, err
 		}
 		q.r.drive(func(time.Duration) error {
 			have, err := q.r.core.Mend(&img, bad)
@@ -221,7 +232,7 @@ func (q *repairs) ask(id cell.ID, ref ChunkRef, bad *store.Blocks) (ahead bool, 
 			q.repaired.Add(uint64(have.Len()))
 			bad.Remove(&have)
 			if here, err := q.r.store.LastChange(ref.Object, ref.Chunk); err == nil && view == fetchNewest {
-				ahead = img.Index > here
+				ahead = img.Index > here && (!damaged || IsBeyond(&img, bad, here))
 			}
 			return nil
 		})
@@ -229,7 +240,7 @@ func (q *repairs) ask(id cell.ID, ref ChunkRef, bad *store.Blocks) (ahead bool, 
 			break
 		}
 	}
-	return ahead, nil
+	return ahead, damaged, nil
 }
 
 // damagedRead is a client's read that waits for a repair.

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/disk"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/store"
@@ -222,5 +223,70 @@ func TestUnreadableMasterHandsOver(t *testing.T) {
 	check(t, within(t, "the answer", done))
 	if !bytes.Equal(got, v.want) {
 		t.Fatal("the read gave other bytes than were written")
+	}
+}
+
+// TestNobodyWaitsForADamagedCopy: a server that lags misses a block. One other has it in a later state, and another one
+// had it in a later state and has damage there itself, which nobody repairs. Neither is waited for, except by a core
+// server that the cell could not spare besides the one that is damaged.
+func TestNobodyWaitsForADamagedCopy(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, rareCheckpoints)
+	v := h.volume(h.client(), 1<<20)
+	const block = 7
+	check(t, v.writeAt(bytes.Repeat([]byte{1}, op.BlockSize), block*op.BlockSize))
+	h.onDisk()
+	m := h.master()
+	late, other := (m+1)%3, (m+2)%3
+	h.stop(late)
+	rot(t, h.files(late, "00")[0], block*op.BlockSize)
+	check(t, v.writeAt(bytes.Repeat([]byte{2}, 512), block*op.BlockSize+512))
+	eventually(t, "the other server level", func() bool {
+		return h.servers[other].report().Applied >= h.servers[m].report().Applied
+	})
+	for _, i := range []int{m, other} { // no checkpoint before is left to take the block from
+		r := h.servers[i]
+		r.drive(func(time.Duration) error { r.core.Mended(); return nil })
+		eventually(t, "on disk", func() bool { return r.store.Index() == r.report().Applied && !r.store.Dirty() })
+	}
+	rot(t, h.files(other, "00")[0], block*op.BlockSize)
+	busy := h.servers[other].repairs
+	busy.mu.Lock()
+	for n := range uint32(maxRepairs) { // so that it repairs nothing
+		busy.jobs[ChunkRef{Object: 1 << 40, Chunk: n}] = nil
+	}
+	busy.mu.Unlock()
+	h.start(late)
+	r := h.servers[late]
+	eventually(t, "the entry that meets the damage", func() bool {
+		hurt := false
+		r.drive(func(time.Duration) error { hurt = r.core.hurt.wait; return nil })
+		return hurt
+	})
+	var bad store.Blocks
+	bad.Add(block)
+	ref := ChunkRef{Object: v.object}
+	ahead, damaged, err := r.repairs.ask(cell.ID(other), ref, &bad)
+	if check(t, err); !ahead || !damaged {
+		t.Fatalf("of the damaged one: ahead %v, damaged %v", ahead, damaged)
+	}
+	ahead, damaged, err = r.repairs.ask(cell.ID(m), ref, &bad)
+	if check(t, err); !ahead || damaged {
+		t.Fatalf("of the whole one: ahead %v, damaged %v", ahead, damaged)
+	}
+	if err := r.repairs.askAll(ref, &bad); !errors.Is(err, ErrNoCopy) || bad.Len() != 1 {
+		t.Fatalf("one of three, while another has damage: %v", err)
+	}
+	for _, c := range []struct {
+		id      cell.ID
+		voters  int
+		damaged int
+		can     bool
+	}{
+		{0, 3, 0, true}, {0, 3, 1, false}, {0, 4, 1, false}, {0, 5, 1, true}, {0, 5, 2, false}, {5, 3, 1, true}, {5, 3, 2, true},
+	} {
+		if got := canEnd(c.id, c.voters, c.damaged); got != c.can {
+			t.Errorf("%+v: %v", c, got)
+		}
 	}
 }

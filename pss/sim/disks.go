@@ -251,7 +251,7 @@ func (s *server) repair(ref replica.ChunkRef) error {
 	if s.w.o.Flaw == NoRepair {
 		return replica.ErrNoCopy
 	}
-	others, ahead := 0, 0
+	others, ahead, damaged := 0, 0, 0
 	for _, t := range s.w.all() {
 		if t == s {
 			continue
@@ -260,7 +260,7 @@ func (s *server) repair(ref replica.ChunkRef) error {
 		if !s.reaches(t) {
 			continue
 		}
-		isAhead, err := s.mendFrom(t, ref, &bad)
+		isAhead, isDamaged, err := s.mendFrom(t, ref, &bad)
 		if err != nil {
 			return err
 		}
@@ -271,18 +271,26 @@ func (s *server) repair(ref replica.ChunkRef) error {
 		if isAhead {
 			ahead++
 		}
+		if isDamaged && t.id.Core() {
+			damaged++
+		}
 	}
-	if ahead == others {
+	if ahead == others && s.core.CanEnd(damaged) {
 		return replica.ErrGoneEverywhere
 	}
 	return replica.ErrNoCopy
 }
 
-func (s *server) mendFrom(t *server, ref replica.ChunkRef, bad *store.Blocks) (ahead bool, err error) {
+// mendFrom is what a replica's repairs ask of one server.
+func (s *server) mendFrom(t *server, ref replica.ChunkRef, bad *store.Blocks) (ahead, damaged bool, err error) {
 	var img store.Image
 	for _, v := range []store.View{store.Newest, store.Checkpoint} {
 		err := t.store.Export(v, ref.Object, ref.Chunk, bad, &img)
 		var damage *store.DamageError
+		if errors.As(err, &damage) && v == store.Newest {
+			damaged = true
+			err = t.store.Export(v, ref.Object, ref.Chunk, new(store.Blocks), &img)
+		}
 		switch {
 		case errors.Is(err, store.ErrNoObject):
 			ahead = ahead || v == store.Newest
@@ -290,26 +298,25 @@ func (s *server) mendFrom(t *server, ref replica.ChunkRef, bad *store.Blocks) (a
 		case errors.As(err, &damage):
 			continue // it repairs that itself
 		case err != nil:
-			return ahead, nil // it is about to end
+			return ahead, damaged, nil // it is about to end
 		}
 		have, err := s.core.Mend(&img, bad)
-		s.compared = 0
 		if errors.Is(err, store.ErrNoObject) {
 			*bad = store.Blocks{}
-			return ahead, nil
+			return ahead, damaged, nil
 		}
 		if err != nil {
-			return ahead, err
+			return ahead, damaged, err
 		}
 		bad.Remove(&have)
 		if here, err := s.store.LastChange(ref.Object, ref.Chunk); err == nil && v == store.Newest {
-			ahead = img.Index > here
+			ahead = img.Index > here && (!damaged || replica.IsBeyond(&img, bad, here))
 		}
 		if bad.Len() == 0 {
 			break
 		}
 	}
-	return ahead, nil
+	return ahead, damaged, nil
 }
 
 // reaches says whether the server can connect to another one.
