@@ -139,6 +139,7 @@ func checkCell(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	conf = admin.Follow(c.Context, conf)
 	checks := make([]cellCheck, len(conf.Servers))
 	for i, s := range conf.Servers {
 		checks[i] = cellCheck{Server: s.ID}

@@ -48,6 +48,7 @@ func processes(c *cli.Context) error {
 	}
 	ctx, cancel := console.Bound(c)
 	defer cancel()
+	conf = admin.Follow(ctx, conf)
 	all, errs := askEach[admin.Process](ctx, conf, conf.Servers, admin.MethodProcess)
 	living := []admin.Process{}
 	for i, p := range all {
@@ -83,6 +84,9 @@ func showSockets(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := console.Bound(c)
+	defer cancel()
+	conf = admin.Follow(ctx, conf)
 	servers := conf.Servers
 	if c.NArg() == 1 {
 		s, err := console.ID(conf, c.Args().First())
@@ -91,8 +95,6 @@ func showSockets(c *cli.Context) error {
 		}
 		servers = []cell.Server{s}
 	}
-	ctx, cancel := console.Bound(c)
-	defer cancel()
 	all, errs := askEach[[]admin.Socket](ctx, conf, servers, admin.MethodSockets)
 	found, silent := map[string][]admin.Socket{}, 0
 	local, _, localErr := conf.Local(ctx, cell.Netlink{}, net.DefaultResolver)

@@ -33,22 +33,10 @@ type Conn struct {
 	broken error
 }
 
-// Dial connects to a server of the cell. Errors wrap ErrUnreachable.
+// Dial connects to a server of the cell: where server.conf says, or else where the cell's other members say that it is
+// now. Errors about a server of server.conf wrap ErrUnreachable.
 func Dial(ctx context.Context, conf *cell.Config, id cell.ID) (*Conn, error) {
-	return DialWith(ctx, func(ctx context.Context, _, address string) (net.Conn, error) { return conf.Auth.Dial(ctx, address) }, conf, id)
-}
-
-// DialWith is Dial over connections that dial makes.
-func DialWith(ctx context.Context, dial Dialer, conf *cell.Config, id cell.ID) (*Conn, error) {
-	s, ok := conf.Server(id)
-	if !ok {
-		return nil, fmt.Errorf("%s has no record of server %d", conf.File, id)
-	}
-	c, err := connect(ctx, dial, s)
-	if err != nil {
-		return nil, fmt.Errorf("%w %d at %s: %w", ErrUnreachable, id, s.TCPAddr(), err)
-	}
-	return c, nil
+	return DialWith(ctx, dialerOf(conf), conf, id)
 }
 
 func connect(ctx context.Context, dial Dialer, s cell.Server) (*Conn, error) {

@@ -362,6 +362,52 @@ func TestClientsFollow(t *testing.T) {
 	}
 }
 
+// TestToolsFollow: tools that have the server.conf of before find a server that has moved, one that was added, and the
+// master, whoever it is.
+func TestToolsFollow(t *testing.T) {
+	e := newEstate(t, 0, 1, 2, 3)
+	old, now := e.confOf(0, 1, 2), e.conf
+	e.start(old, 0, 1, 2)
+	e.settled(0, 1, 2)
+	for id := range cell.ID(2) {
+		ports := freePorts(t, 2)
+		now = &cell.Config{File: "server.conf", Servers: slices.Clone(now.Servers)}
+		s := &now.Servers[id]
+		s.TCPPort, s.UDPPort = ports[0], ports[1]
+		e.stop(id)
+		e.start(now, id)
+		check(t, e.callAt(old, admin.MethodMove, admin.AddArgs{ID: id, Host: s.Host, UDPPort: s.UDPPort, TCPPort: s.TCPPort}))
+		e.settled(0, 1, 2)
+	}
+	e.start(now, 3)
+	added := now.Servers[3]
+	check(t, e.callAt(old, admin.MethodAdd, admin.AddArgs{ID: 3, Host: added.Host, UDPPort: added.UDPPort, TCPPort: added.TCPPort}))
+	e.settled(0, 1, 2, 3)
+	for id := range cell.ID(4) {
+		st, err := StatusOf(t.Context(), old, id)
+		if err != nil || st.ID != id {
+			t.Errorf("server %d: %+v, %v", id, st, err)
+		}
+	}
+	for id := range cell.ID(4) {
+		check(t, e.callAt(old, admin.MethodHandOver, admin.HandOverArgs{ID: &id}))
+		e.settled(0, 1, 2, 3)
+	}
+	same := func(a, b cell.Server) bool {
+		return a.ID == b.ID && a.TCPAddr() == b.TCPAddr() && a.UDPAddr() == b.UDPAddr()
+	}
+	eventually(t, "all servers where they are now", func() bool {
+		return slices.EqualFunc(admin.Follow(t.Context(), old).Servers, now.Servers, same)
+	})
+	e.stop(0, 1, 2, 3)
+	if got := admin.Follow(t.Context(), old).Servers; !slices.EqualFunc(got, old.Servers, same) {
+		t.Errorf("nobody answers, and the servers are %+v", got)
+	}
+	if _, err := StatusOf(t.Context(), old, 1); !errors.Is(err, admin.ErrUnreachable) {
+		t.Error(err)
+	}
+}
+
 // TestFoundWithout: a cell whose core servers are not all there waits, says for whom, and is founded without them
 // only as an operator says.
 func TestFoundWithout(t *testing.T) {

@@ -124,7 +124,8 @@ func ID(conf *cell.Config, text string) (cell.Server, error) {
 	return s, nil
 }
 
-// Server is the server that the command's first argument names, and the cell it belongs to.
+// Server is the server that the command's first argument names, and the cell it belongs to. One that server.conf does not
+// have may have been added since: then the cell is asked.
 func Server(c *cli.Context) (*cell.Config, cell.Server, error) {
 	if c.NArg() == 0 {
 		return nil, cell.Server{}, Usagef("the id of a server is wanted")
@@ -134,6 +135,14 @@ func Server(c *cli.Context) (*cell.Config, cell.Server, error) {
 		return nil, cell.Server{}, err
 	}
 	s, err := ID(conf, c.Args().First())
+	if err == nil || errors.As(err, new(UsageError)) {
+		return conf, s, err
+	}
+	ctx, cancel := Bound(c)
+	defer cancel()
+	if s, now := ID(admin.Follow(ctx, conf), c.Args().First()); now == nil {
+		return conf, s, nil
+	}
 	return conf, s, err
 }
 

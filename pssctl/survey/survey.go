@@ -35,9 +35,10 @@ type Cell struct {
 	Problems []Problem `json:"problems"`
 }
 
-// Take asks every server of the cell at the same time. It does not fail: what can't be reached is a part of the
+// Take asks every server of the cell at the same time, also those that server.conf does not have, or not where they are. It does not fail: what can't be reached is a part of the
 // picture.
 func Take(ctx context.Context, conf *cell.Config) *Cell {
+	conf = admin.Follow(ctx, conf)
 	c := &Cell{File: conf.File, Servers: make([]Server, len(conf.Servers)), Problems: []Problem{}}
 	var asking sync.WaitGroup
 	for i, s := range conf.Servers {
