@@ -82,7 +82,7 @@ func (s *server) heal(m *server) {
 		has = ms.Learners
 	}
 	switch {
-	case s.wound.rot || s.wound.dirty || s.leaves:
+	case s.wound.rot || s.wound.dirty || s.leaves || s.w.now < s.pressed:
 	case !s.core.Belongs() || len(ms.VotersOutgoing) > 0 || !slices.Contains(has, number):
 	case s.wound.target == 0:
 		// Who acknowledges a later entry has on its disk that the change before it was agreed on.
@@ -158,7 +158,12 @@ func (s *server) wipe() {
 }
 
 // renew gives a server an empty disk.
-func (s *server) renew() { s.disk, s.old, s.full = disk.NewMem(), nil, false }
+func (s *server) renew() {
+	s.disk, s.old, s.full = disk.NewMem(), nil, false
+	if s.w.o.Faults.Has(Hang) {
+		s.disk.SetHook(s.watchReads)
+	}
+}
 
 // edit has the operator change a server's place. What the master refuses, because the cell could lose its majority or
 // because it has another change under way, is not done.

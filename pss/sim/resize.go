@@ -177,7 +177,7 @@ func (w *world) try(m, s *server, method string, since time.Duration, left int, 
 			return
 		}
 		w.tracef("server %d: %s of %d: %v", m.id, method, s.id, err)
-		s.pressed = 0
+		s.pressed, s.wound.target = 0, 0 // whole again it is after what was accepted now
 		then(err)
 		m.pump(nil)
 	})
@@ -196,7 +196,7 @@ func later(error) {}
 func (s *server) switchOff() {
 	s.w.count(serverRemoved, s)
 	s.crash(s.w.chance(2))
-	s.spare, s.wound, s.full, s.hangs = true, wound{}, false, 0
+	s.spare, s.wound, s.full, s.hangs, s.mute = true, wound{}, false, 0, 0
 	s.disk.SetCapacity(0)
 }
 
