@@ -36,13 +36,23 @@ func (n *Node) listen() {
 		return
 	}
 	if n.silence.ticks++; n.silence.ticks >= n.timing.Election {
-		n.abdicate()
+		n.abdicate("no majority answers this master any more")
 	}
+}
+
+// Abdicate ends this server's mastership at once, though no other server has all that this one has: what it alone has
+// is lost if the others can go on without it. It is for a master that can't give it to them. why is for the log.
+func (n *Node) Abdicate(why string) {
+	if n.raft.BasicStatus().RaftState != raft.StateLeader {
+		return
+	}
+	n.observeTerm()
+	n.abdicate(why)
 }
 
 // abdicate ends this server's mastership, and offers it to whoever can be hoped to hear of it. Whether anybody does,
 // this server won't learn.
-func (n *Node) abdicate() {
+func (n *Node) abdicate(why string) {
 	term := n.raft.BasicStatus().Term
 	heir := n.heir()
 	n.handover = true
@@ -52,7 +62,7 @@ func (n *Node) abdicate() {
 		}
 	}
 	n.silence = silence{}
-	n.logger.Warn("no majority answers this master any more: it gives the mastership up", "term", term, "to", memberName(heir))
+	n.logger.Warn(why+": it gives the mastership up", "term", term, "to", memberName(heir))
 	if heir != 0 {
 		n.offers = append(n.offers, raftpb.Message{Type: raftpb.MsgTimeoutNow, From: n.self, To: heir, Term: term})
 	}

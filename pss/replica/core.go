@@ -193,7 +193,10 @@ type Core struct {
 	flushAgainAt time.Duration
 
 	appending []time.Duration // when the appends that are not carried out yet were handed out
-	reading   time.Duration   // since when the oldest read of the disk is under way; 0: none
+	loads     []load          // reads of the log that are not carried out yet; agreement.MaxReads at most
+	hungIn    uint64          // term in which the mastership was offered because the disk hangs, and hungAt when
+	hungAt    time.Duration
+	reading   time.Duration // since when the oldest read of the disk is under way; 0: none
 }
 
 // NewCore starts a replica from its log and its store, which stands at ckpt.
@@ -273,7 +276,10 @@ func (c *Core) Appended(now time.Duration, a *agreement.Append) error {
 }
 
 // ReadDone tells that a Read was carried out, with the error of that.
-func (c *Core) ReadDone(r *agreement.Read, err error) error { return c.node.ReadDone(r, err) }
+func (c *Core) ReadDone(r *agreement.Read, err error) error {
+	c.loaded(r)
+	return c.node.ReadDone(r, err)
+}
 
 // FlushDone tells how the checkpoint under way ended. If the disk was full it is handed out again later.
 func (c *Core) FlushDone(err error) error {
@@ -342,6 +348,9 @@ func (c *Core) hand(out *Output) {
 		c.appending = append(c.appending, c.now)
 	}
 	out.Reads = append(out.Reads, c.agreed.Reads...)
+	for _, r := range c.agreed.Reads {
+		c.loads = append(c.loads, load{r, c.now})
+	}
 	c.commits = append(c.commits, c.agreed.Commits...)
 	c.agreed.Reset()
 }

@@ -346,3 +346,42 @@ func TestRoomIsForgottenWithTheTerm(t *testing.T) {
 		t.Fatal("the cell is full for one who is not its master")
 	}
 }
+
+// TestLogReadThatHangs: what agreement wants to have read of the log counts as an answer that the disk owes, as appends
+// and clients' reads do. A server that was just started may need it to apply anything.
+func TestLogReadThatHangs(t *testing.T) {
+	r := newCoreRig(t)
+	r.propose(op.Header{Code: op.SessionOpen, Flags: op.FlagFirst}, nil, nil)
+	r.propose(op.Header{Code: op.CreateFile}, op.AppendString(nil, "/f"), nil)
+	core, err := NewCore(r.core.cfg, r.log, r.store, store.Position{}, r.now) // as after a start, with nothing applied
+	check(t, err)
+	var out Output
+	var writer LogWriter
+	var read *agreement.Read
+	for read == nil {
+		r.now += agreement.LAN.Tick
+		check(t, core.Tick(r.now))
+		check(t, core.Pump(&out))
+		check(t, writer.Write(r.log, out.Appends))
+		check(t, writer.Finish(r.log, out.Appends))
+		for i := range out.Appends {
+			check(t, core.Appended(r.now, &out.Appends[i]))
+		}
+		if len(out.Reads) > 0 {
+			read = out.Reads[0]
+		}
+		out.Reset()
+	}
+	check(t, core.Tick(r.now+diskPatience))
+	if core.hangs() {
+		t.Error("a read hangs that may still come")
+	}
+	check(t, core.Tick(r.now+diskPatience+agreement.LAN.Tick))
+	if !core.hangs() {
+		t.Error("a read that is not answered does not count")
+	}
+	check(t, core.ReadDone(read, read.Carry(r.log)))
+	if core.hangs() {
+		t.Error("a read that was answered counts")
+	}
+}

@@ -126,8 +126,19 @@ func (c *Core) survey() {
 	case c.unread != 0 && c.now-c.unread < hurtPatience:
 		why = "damage keeps it from answering a read"
 	}
+	if !c.hangs() {
+		c.hungIn = 0
+	}
+	if found && c.abdicates() {
+		c.hungIn = 0
+		c.node.Abdicate("the disk does not answer, so that no other server can be brought up to date")
+		return
+	}
 	if why == "" || !found || c.now < c.handOverAt {
 		return
+	}
+	if c.hangs() && c.hungIn != c.view.Term {
+		c.hungIn, c.hungAt = c.view.Term, c.now
 	}
 	c.handOverAt = c.now + handOverEvery
 	c.logger.Warn("the mastership is handed over", "to", best.ID, "because", why)

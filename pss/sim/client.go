@@ -321,7 +321,8 @@ func (s *server) serve(sent *call) {
 		if s.w.o.Flaw == RefuseAndDo && s.full && sent.r != nil && s.core.View().Self && s.w.chance(4) {
 			refused := sent
 			s.answer(refused, func() { refused.k.c.result(refused, op.Result{Errno: op.NoSpace}) })
-			sent = &call{k: sent.k, bytes: sent.bytes} // nobody waits for it
+			s.core.Propose(replica.Proposal{Op: sent.bytes}) // nobody waits for it
+			break
 		}
 		s.core.Propose(replica.Proposal{Origin: replica.Origin{Client: sent}, Op: sent.bytes})
 	case s.clock() < s.core.Lease() || s.w.o.Flaw == DeposedReads && s.wasMaster:
@@ -336,12 +337,12 @@ func (s *server) serve(sent *call) {
 // readNow reads the sectors of a request and sends them to the client.
 func (s *server) readNow(sent *call) {
 	r := sent.r
-	if s.hung() {
+	if s.readsHang() {
 		if s.reading == 0 {
 			s.reading = s.clock()
 			s.core.Reading(s.reading)
 		}
-		s.onDisk(0, func() { s.readNow(sent) })
+		s.onRead(0, func() { s.readNow(sent) })
 		return
 	}
 	buf := make([]byte, r.count*sectorBytes)

@@ -150,8 +150,13 @@ func (s *server) rotControl() {
 	s.w.kill(s, false)
 }
 
-// hang has the disk not answer for a while.
+// hang has the disk not answer for a while, or answer no read.
 func (s *server) hang(d time.Duration) {
+	if s.w.chance(2) {
+		s.w.count(readsHang, s)
+		s.mute = s.w.now + d
+		return
+	}
 	s.w.count(diskHangs, s)
 	s.hangs = s.w.now + d
 }
@@ -341,7 +346,7 @@ func (s *server) mendFor(err error) {
 
 // mend carries out the repair that applying waits for.
 func (s *server) mend(at replica.Repair) {
-	s.onDisk(s.w.between(netFast, 50*time.Millisecond), func() {
+	s.onRead(s.w.between(netFast, 50*time.Millisecond), func() {
 		s.pump(s.core.Repaired(at, s.repair(at.ChunkRef)))
 	})
 }
@@ -367,7 +372,7 @@ func (w *world) diskTrouble() {
 			s.disk.SetCapacity(0)
 		}
 	}
-	if w.o.Faults.Has(Hang) && !s.hung() && w.chance(4) {
+	if w.o.Faults.Has(Hang) && !s.readsHang() && w.chance(4) {
 		s.hang(w.between(hangShort, hangLong))
 	}
 	if w.o.Faults.Has(Errors) && s.up && w.chance(2) {

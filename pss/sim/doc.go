@@ -15,7 +15,7 @@
 //
 // In the second phase every server has to be a whole member again, with a clean disk (scrubbed), level with the others,
 // and the members have to be those that the operator wants.
-// Where disks hang, that of the master does so all the time while the clients wait. At the end package check verifies
+// Where disks hang, that of the master does so all the time while the clients wait, or answers no read. At the end package check verifies
 // every root.
 //
 // What a run does not do: a disk whose log loses what it reported as synced. A core server with such a disk may vote for a

@@ -30,7 +30,7 @@ const (
 	Full
 	// Errors has disks fail reads, writes and syncs from some call on; the process ends and starts again.
 	Errors
-	// Hang has disks that do not answer for seconds, and in the second phase one of a core server that never does while
+	// Hang has disks that do not answer for seconds, or answer no read, and in the second phase one of a core server that never does while
 	// clients wait, if no disk is wounded then.
 	Hang
 	// Clock has clocks run at rates that differ by far more than agreement.MaxDrift, and leap forward. No lease can
@@ -91,6 +91,7 @@ const (
 	refusal
 	diskFails
 	diskHangs
+	readsHang
 	controlRotten
 	clockLeaps
 	clockDrifts
@@ -103,7 +104,7 @@ const (
 
 var faultKindNames = [faultKinds]string{"disks wiped", "servers replaced or removed",
 	"places given up", "blocks rotten", "writes misdirected", "writes lost",
-	"writes torn", "chunks repaired", "disks full", "writes refused for want of space", "disks failing", "disks hanging",
+	"writes torn", "chunks repaired", "disks full", "writes refused for want of space", "disks failing", "disks hanging", "reads of disks hanging",
 	"files of log, checkpoint or identity rotten", "clock leaps", "clocks faster or slower", "masters stranded",
 	"servers added", "servers taken out", "votes taken"}
 

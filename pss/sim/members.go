@@ -160,7 +160,12 @@ func (s *server) wipe() {
 }
 
 // renew gives a server an empty disk.
-func (s *server) renew() { s.disk, s.old, s.full = disk.NewMem(), nil, false }
+func (s *server) renew() {
+	s.disk, s.old, s.full = disk.NewMem(), nil, false
+	if s.w.o.Faults.Has(Hang) {
+		s.disk.SetHook(s.watchReads)
+	}
+}
 
 // edit has the operator change a server's place. What the master refuses, because the cell could lose its majority or
 // because it has another change under way, is not done.

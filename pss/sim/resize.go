@@ -186,7 +186,7 @@ func (w *world) try(e *edition, left int) {
 			return
 		}
 		w.tracef("server %d: %s of %d: %v", m.id, e.method, s.id, err)
-		s.pressed = 0
+		s.pressed, s.wound.target = 0, 0 // whole again it is after what was accepted now
 		e.then(err)
 		m.pump(nil)
 	})
@@ -205,7 +205,7 @@ func later(error) {}
 func (s *server) switchOff() {
 	s.w.count(serverRemoved, s)
 	s.crash(s.w.chance(2))
-	s.spare, s.wound, s.full, s.hangs = true, wound{}, false, 0
+	s.spare, s.wound, s.full, s.hangs, s.mute = true, wound{}, false, 0, 0
 	s.disk.SetCapacity(0)
 }
 

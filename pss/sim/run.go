@@ -58,6 +58,23 @@ func (st *Stats) Faults() string {
 
 // Run simulates a cell. The error says which seed failed, when, and what was wrong.
 func Run(o Options) (Stats, error) {
+	w := build(o)
+	w.trouble()
+	w.faults()
+	steps := o.Steps
+	if o.Faults.Has(Resize) {
+		steps *= 2 // founding comes first, and each change takes its time
+	}
+	for w.steps < steps && w.step() {
+	}
+	if w.failure == nil {
+		w.settle()
+	}
+	return w.end()
+}
+
+// build makes the servers and clients of a run, and starts them.
+func build(o Options) *world {
 	w := newWorld(o)
 	for i := range o.Core {
 		w.servers = append(w.servers, newServer(w, cell.ID(i)))
@@ -78,18 +95,7 @@ func Run(o Options) (Stats, error) {
 	}
 	w.sharers()
 	w.clients[0].think()
-	w.trouble()
-	w.faults()
-	steps := o.Steps
-	if o.Faults.Has(Resize) {
-		steps *= 2 // founding comes first, and each change takes its time
-	}
-	for w.steps < steps && w.step() {
-	}
-	if w.failure == nil {
-		w.settle()
-	}
-	return w.end()
+	return w
 }
 
 // all lists the servers that are in the cell, or are to be.
@@ -201,7 +207,7 @@ func (w *world) settle() {
 	w.calm = true
 	clear(w.cut[:])
 	for _, s := range w.all() {
-		s.resumes, s.full, s.hangs = 0, false, 0
+		s.resumes, s.full, s.hangs, s.mute = 0, false, 0, 0
 		s.disk.FailAfter(-1, nil)
 		s.disk.SetCapacity(0)
 		s.setClock(0, 1)
@@ -244,7 +250,7 @@ func (w *world) answer() {
 		return
 	}
 	for _, s := range w.all() {
-		s.hangs = 0
+		s.hangs, s.mute = 0, 0
 	}
 	if !w.wait(levelTime, w.level) {
 		w.fail("the cell is whole again, but after %v the servers stand at different indexes", levelTime)

@@ -66,6 +66,9 @@ type server struct {
 	full       bool       // its disk has a limit
 
 	hangs   time.Duration // its disk does not answer until then
+	mute    time.Duration // its disk answers no read until then
+	pumping bool          // the Core is at work: what reads the disk now is waited for by all
+	stuck   bool          // it did, and the disk hung: the process waits until it does not any more
 	reading time.Duration // since when a read waits for that, on its clock; 0: none does
 
 	rateSince time.Duration // rate is in force, and leapt what the clock had shown until then
@@ -73,7 +76,8 @@ type server struct {
 }
 
 func newServer(w *world, id cell.ID) *server {
-	s := &server{w: w, id: id, disk: disk.NewMem()}
+	s := &server{w: w, id: id}
+	s.renew()
 	s.rate = 1 + (w.rng.Float64()-0.5)*agreement.MaxDrift
 	s.skew = w.between(1, time.Hour)
 	return s
@@ -142,6 +146,7 @@ func (s *server) boot() {
 	}
 	s.up, s.writing, s.waiting, s.flush, s.wasMaster = true, false, nil, nil, false
 	s.installing, s.compared = false, 0
+	s.stuck, s.pumping = false, false
 	s.writer, s.out = replica.LogWriter{}, replica.Output{}
 	s.resumes, s.stops, s.reading = 0, 0, 0
 	s.tick()
@@ -191,7 +196,10 @@ func (s *server) later(d time.Duration, do func()) {
 		case s.life != life || !s.up:
 		case s.w.now < s.resumes:
 			s.w.after(s.resumes-s.w.now, run)
+		case s.stuck && s.readsHang():
+			s.w.after(hangLook, run)
 		default:
+			s.stuck = false
 			s.guarded(do)
 		}
 	}
@@ -205,6 +213,17 @@ func (s *server) onDisk(d time.Duration, do func()) {
 			s.onDisk(hangLook, do)
 			return
 		}
+		do()
+	})
+}
+
+// onRead is onDisk for what reads.
+func (s *server) onRead(d time.Duration, do func()) {
+	s.later(d, func() {
+		if s.readsHang() {
+			s.onRead(hangLook, do)
+			return
+		}
 		if s.reading != 0 {
 			s.reading = 0
 			s.core.Reading(0)
@@ -213,8 +232,15 @@ func (s *server) onDisk(d time.Duration, do func()) {
 	})
 }
 
-// hung says that the disk does not answer.
-func (s *server) hung() bool { return s.w.now < s.hangs }
+// hung says that the disk does not answer, and readsHang that it answers no read.
+func (s *server) hung() bool      { return s.w.now < s.hangs }
+func (s *server) readsHang() bool { return s.w.now < max(s.hangs, s.mute) }
+
+// watchReads notices that the Core reads a disk that hangs: applying an entry needs what is there already, now and then.
+func (s *server) watchReads(what, _ string) error {
+	s.stuck = s.stuck || what == disk.OpRead && s.pumping && s.readsHang()
+	return nil
+}
 
 // guarded ends the process when agreement panics because it can't read its log. Any other panic is an oracle's.
 func (s *server) guarded(do func()) {
@@ -260,7 +286,9 @@ func (s *server) take(m raftpb.Message, stamp, echo time.Duration) {
 // pump sees to what comes of an input that ended with err.
 func (s *server) pump(err error) {
 	if err == nil {
+		s.pumping = true
 		err = s.core.Pump(&s.out)
+		s.pumping = false
 	}
 	if err != nil {
 		s.ended(err)
@@ -272,7 +300,7 @@ func (s *server) pump(err error) {
 	}
 	s.waiting = append(s.waiting, s.out.Appends...)
 	for _, r := range s.out.Reads {
-		s.later(s.w.between(50*time.Microsecond, 3*time.Millisecond), func() { s.pump(s.core.ReadDone(r, r.Carry(s.log))) })
+		s.onRead(s.w.between(50*time.Microsecond, 3*time.Millisecond), func() { s.pump(s.core.ReadDone(r, r.Carry(s.log))) })
 	}
 	for _, r := range s.out.Replies {
 		s.reply(r)
@@ -282,7 +310,7 @@ func (s *server) pump(err error) {
 		s.onDisk(s.w.between(netFast, 20*time.Millisecond), s.checkpoint)
 	}
 	if b := s.out.CatchUp; b != nil {
-		s.onDisk(s.w.between(netSlow, 50*time.Millisecond), func() { s.catchUp(b) })
+		s.onRead(s.w.between(netSlow, 50*time.Millisecond), func() { s.catchUp(b) })
 	}
 	if s.out.Repair != nil {
 		s.mend(*s.out.Repair)
@@ -401,7 +429,7 @@ func (s *server) catchUp(b *replica.CatchUp) {
 			from = w.servers[b.From]
 		}
 	}
-	if !s.reaches(from) {
+	if !s.reaches(from) || from.readsHang() {
 		s.pump(s.core.CaughtUp(nil, errors.New("no connection")))
 		return
 	}
