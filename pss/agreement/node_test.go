@@ -119,3 +119,34 @@ func TestEntriesCarryTheCommitIndex(t *testing.T) {
 		t.Fatalf("entry 2 came with commit index 1, and %+v went to the log", hs)
 	}
 }
+
+// TestTermIsNotBehindTheLog: a server loses power between the installation of a state from another server and the term
+// that came with it, or joins anew with a state that it kept. It is then in the term of its newest entry at least: in none
+// at all it could not even refuse a vote.
+func TestTermIsNotBehindTheLog(t *testing.T) {
+	for _, c := range []struct{ state, log, want, vote uint64 }{{0, 3, 3, 0}, {2, 3, 3, 0}, {3, 3, 3, 2}, {4, 3, 4, 2}} {
+		l, err := log.Open(disk.NewMem(), "log", log.Options{SegmentBytes: 16 << 10})
+		check(t, err)
+		check(t, l.Reset(10, c.log))
+		if c.state > 0 {
+			check(t, l.Append(&log.HardState{Term: c.state, Vote: 2, Commit: 10}, nil))
+		}
+		n, err := NewNode(Config{ID: 0, Members: raftpb.ConfState{Voters: []uint64{1, 2, 3}}, Applied: 10, Log: l, Timing: LAN,
+			Logger: slog.New(slog.DiscardHandler)}, time.Second)
+		check(t, err)
+		if hs := n.raft.BasicStatus().HardState; hs.Term != c.want || hs.Vote != c.vote || n.Position().Term != c.want {
+			t.Errorf("%+v: %+v", c, hs)
+		}
+		var out Output
+		check(t, n.Step(n.votesAt, raftpb.Message{Type: raftpb.MsgPreVote, From: 3, To: 1, Term: c.want + 1}, 0, 0))
+		for n.Ready(&out) {
+		}
+		for i := range out.Appends {
+			check(t, n.Appended(n.votesAt, &out.Appends[i], &out))
+		}
+		if len(out.Messages) != 1 || !out.Messages[0].Message.Reject || out.Messages[0].Message.Term != c.want {
+			t.Errorf("%+v: a candidate without a log is answered %+v", c, out.Messages)
+		}
+		check(t, l.Close())
+	}
+}

@@ -172,17 +172,21 @@ func (n *Node) NewStarts() bool {
 	return news
 }
 
-// Quorum says whether this server is a majority together with those of which with says so: before and after a change of
-// members, while there is one.
-func (n *Node) Quorum(with func(id cell.ID) bool) bool {
+// Quorum says whether this server is a majority of members together with those of which with says so: before and after
+// a change of members, while there is one.
+func (n *Node) Quorum(members raftpb.ConfState, with func(id cell.ID) bool) bool {
 	votes := make(map[uint64]bool)
-	voters := n.raft.Status().Config.Voters
-	for m := range voters.IDs() {
-		if m == n.self || with(memberID(m)) {
-			votes[m] = true
+	var joint quorum.JointConfig
+	for i, voters := range [...][]uint64{members.Voters, members.VotersOutgoing} {
+		joint[i] = make(quorum.MajorityConfig)
+		for _, m := range voters {
+			joint[i][m] = struct{}{}
+			if m == n.self || with(memberID(m)) {
+				votes[m] = true
+			}
 		}
 	}
-	return voters.VoteResult(votes) == quorum.VoteWon
+	return joint.VoteResult(votes) == quorum.VoteWon
 }
 
 // Held says that the Node takes no part yet.

@@ -38,6 +38,11 @@ func newStorage(l *log.Log, members raftpb.ConfState, applied uint64,
 		applied: applied, lastIssued: max(l.Last(), applied)}
 	// A checkpoint holds committed entries only, but the commit index on disk may be older.
 	s.hard.Commit = max(s.hard.Commit, applied)
+	// The state from another server may be on disk without the term that came with it, or be one that was kept when this
+	// server joined anew. It has promised nothing in the term of that, but is in it: each start finds that again.
+	if term, err := s.Term(s.lastIssued); err == nil && term > s.hard.Term {
+		s.hard.Term, s.hard.Vote = term, raft.None
+	}
 	return s
 }
 

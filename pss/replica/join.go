@@ -71,6 +71,8 @@ type Announce struct {
 	Leased      bool               `json:"leased,omitempty"`  // it is master
 	Applied     uint64             `json:"applied,omitempty"` // the entry that its state stands at
 	AppliedTerm uint64             `json:"aterm,omitempty"`
+	Voters      []uint64           `json:"voters,omitempty"`   // the members that vote, as of Applied
+	Outgoing    []uint64           `json:"outgoing,omitempty"` // those before the change of members that is under way
 }
 
 // maxReason is the longest Reason in bytes: the rest of an Announce fits a datagram with it.
@@ -100,6 +102,11 @@ func ParseAnnounce(b []byte) (Announce, error) {
 	for i, f := range a.Founders {
 		if !f.ID.Core() || i > 0 && a.Founders[i-1].ID >= f.ID {
 			return Announce{}, fmt.Errorf("%w: founder %d", errAnnounce, f.ID)
+		}
+	}
+	for _, number := range slices.Concat(a.Voters, a.Outgoing) {
+		if id, ok := cell.FromRaft(number); !ok || !id.Core() {
+			return Announce{}, fmt.Errorf("%w: voter %d", errAnnounce, number)
 		}
 	}
 	if len(a.Host) > maxHost || len(a.Reason) > maxReason || a.UDP < 0 || a.UDP > 65535 || a.TCP < 0 || a.TCP > 65535 {

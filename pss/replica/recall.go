@@ -5,6 +5,8 @@ import (
 	"slices"
 	"time"
 
+	"go.etcd.io/raft/v3/raftpb"
+
 	"github.com/paxos-iscsi/paxos-iscsi/pss/agreement"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
 )
@@ -25,7 +27,9 @@ import (
 //     servers that have kept their promises, and knows whatever was acknowledged to it;
 //  2. else when it is a majority together with those that answered. If none of those has known a master since it
 //     started the whole cell starts, and nobody is waited for. If one has, the server waits for recallPatience: if the
-//     others are a majority without it they elect a master by then, which is case 1.
+//     others are a majority without it they elect a master by then, which is case 1. It is a majority of the newest
+//     members that anybody who answered knows of: a server that lags may know of members only that left the cell since,
+//     and who is no member does not answer.
 //
 // So a server waits only when the cell can do without its vote, or when its vote is needed by servers that have lost
 // their master a moment ago. After it is let in it goes on to ask who has not answered yet: no vote is given before an
@@ -58,6 +62,7 @@ type recall struct {
 	askedAt time.Duration
 	word    bool             // of a master, to be let in
 	heard   map[cell.ID]bool // who has answered, and whether it has known a master
+	newest  Announce         // the answer of who has applied most, if that is more than this server has
 }
 
 // beginRecall has a server that was engaged ask the others.
@@ -104,9 +109,10 @@ func (c *Core) placed(id cell.ID) bool {
 
 // remind answers a server that asks what it has promised.
 func (c *Core) remind(to cell.ID, a Announce) {
-	p := c.node.Promised(a.Number)
+	p, members := c.node.Promised(a.Number), c.node.Members()
 	c.tell(to, Announce{For: a.Root, Answers: a.Asks, Promise: &p, Led: c.led,
-		Leased: c.view.Self && c.ready && c.now < c.node.Lease(), Applied: c.applied, AppliedTerm: c.appTerm})
+		Leased: c.view.Self && c.ready && c.now < c.node.Lease(), Applied: c.applied, AppliedTerm: c.appTerm,
+		Voters: members.Voters, Outgoing: members.VotersOutgoing})
 }
 
 // reminded takes an answer. The error says that this server has lost what it promised.
@@ -123,6 +129,9 @@ func (c *Core) reminded(from cell.ID, a Announce) error {
 	c.node.SetFloor(a.AppliedTerm, a.Applied)
 	rc.heard[from] = a.Led
 	rc.word = rc.word || a.Leased
+	if len(a.Voters) > 0 && a.Applied > max(c.applied, rc.newest.Applied) {
+		rc.newest = a
+	}
 	c.letIn()
 	return nil
 }
@@ -154,7 +163,11 @@ func (c *Core) letIn() {
 	for _, l := range rc.heard {
 		led = led || l
 	}
-	majority := c.node.Quorum(func(id cell.ID) bool { _, ok := rc.heard[id]; return ok })
+	members := c.node.Members()
+	if n := &rc.newest; n.Applied > c.applied {
+		members = raftpb.ConfState{Voters: n.Voters, VotersOutgoing: n.Outgoing}
+	}
+	majority := c.node.Quorum(members, func(id cell.ID) bool { _, ok := rc.heard[id]; return ok })
 	if !rc.word && (!majority || led && c.now-rc.since < c.elections(recallPatience)) {
 		return
 	}

@@ -1,15 +1,18 @@
 package replica
 
 import (
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss/agreement"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/cell"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/disk"
+	"github.com/paxos-iscsi/paxos-iscsi/pss/log"
 	"github.com/paxos-iscsi/paxos-iscsi/pss/wire"
 )
 
@@ -153,6 +156,64 @@ func TestReturnIsNoRollBack(t *testing.T) {
 	v.write(20)
 	v.verify()
 	h.level(v.object)
+}
+
+// TestLaggingServerIsLetInByTheMembersOfNow: two of five servers were taken out of the cell, of which one that was stopped
+// then knows nothing, and another one has lost its disk. The only one that is left besides tells who the members are now:
+// the two are a majority of these, and need not wait for servers that never answer.
+func TestLaggingServerIsLetInByTheMembersOfNow(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name             string
+		applied          uint64
+		voters, outgoing []uint64
+		letIn            bool
+	}{
+		{"taken out", 6, []uint64{1, 4, 5}, nil, true},
+		{"still being taken out", 6, []uint64{1, 4, 5}, []uint64{1, 2, 3, 4, 5}, false},
+		{"knows no more", 0, []uint64{1, 4, 5}, nil, false},
+		{"an older version", 6, nil, nil, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			now := time.Second
+			mem := disk.NewMem()
+			l, err := log.Open(mem, "log", log.Options{SegmentBytes: 64 << 10})
+			check(t, err)
+			st, ckpt, err := OpenStore(mem, l, 1<<20)
+			check(t, err)
+			defer func() {
+				check(t, st.Close())
+				check(t, l.Close())
+			}()
+			m, err := OpenMemory(mem, 77)
+			check(t, err)
+			id := Identity{ID: 0, Root: RootID{1}, Cell: wire.CellID{2}, Number: 1}
+			for i := range cell.ID(cell.CoreIDs) {
+				id.Founders = append(id.Founders, Founder{ID: i, Root: RootID{byte(i) + 1}})
+			}
+			core, err := NewCore(Config{ID: 0, Identity: id, Memory: m, Timing: agreement.LAN,
+				Logger: slog.New(slog.DiscardHandler)}, l, st, ckpt, now)
+			check(t, err)
+			answer := Announce{Cell: id.Cell, Root: RootID{5}, Number: 5, For: id.Root, Answers: 77, Led: true,
+				Applied: c.applied, AppliedTerm: 2, Voters: c.voters, Outgoing: c.outgoing}
+			answer, err = ParseAnnounce(answer.Append(nil))
+			check(t, err)
+			check(t, core.Hear(now, 4, answer, 0, 0))
+			if !core.Node().Held() {
+				t.Fatal("it does not give the others the time to elect a master")
+			}
+			for range (recallPatience + 1) * agreement.LAN.Election {
+				now += agreement.LAN.Tick
+				check(t, core.Tick(now))
+			}
+			if letIn := !core.Node().Held(); letIn != c.letIn {
+				t.Fatalf("let in: %v", letIn)
+			}
+		})
+	}
+	if _, err := ParseAnnounce((&Announce{Voters: []uint64{6}}).Append(nil)); err == nil {
+		t.Fatal("a server that can't vote is taken for a voter")
+	}
 }
 
 // TestMemory: what a root keeps of promises outlives a power cut at any change, and needs no room.
