@@ -190,9 +190,6 @@ func (w *world) edit(s *server) {
 	m.later(0, func() { m.pump(nil) })
 }
 
-// backHost is where a server is that was let in again.
-const backHost = "here"
-
 // readd has the operator let a removed server in again, some time later and until it works.
 func (w *world) readd(s *server) {
 	w.after(w.between(50*time.Millisecond, time.Second), func() {
@@ -204,13 +201,12 @@ func (w *world) readd(s *server) {
 		t := m.core.Table()
 		r := t.Find(s.id)
 		if !r.Removed {
-			if r.Number == 0 && r.Host == backHost || !s.wound.open {
-				return
+			if s.wound.open { // the removal is not through yet, even if there is nobody to be removed, or was lost
+				w.readd(s)
 			}
-			w.readd(s) // the removal is not through yet, or was lost
 			return
 		}
-		at := admin.AddArgs{Host: backHost, UDPPort: 1, TCPPort: 1}
+		at := admin.AddArgs{Host: "here", UDPPort: 1, TCPPort: 1}
 		_, err := m.core.EditMembers(admin.MethodAdd, s.id, at, m.clock())
 		w.tracef("server %d: adds %d again: %v", m.id, s.id, err)
 		m.later(0, func() { m.pump(nil) })
