@@ -2,7 +2,9 @@ package sim
 
 import (
 	"errors"
+	"io/fs"
 	"path"
+	"slices"
 	"time"
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss/disk"
@@ -16,6 +18,7 @@ var errMedium = errors.New("medium error")
 const (
 	rotBlock     = 4096
 	keptBlocks   = 64                     // older contents that a lost write may leave
+	keptTogether = 4                      // of them, kept at a checkpoint
 	simReserve   = 384 << 10              // bytes that no new operation may use
 	maxRoom      = simReserve + 256<<10   // bytes that are left on a disk that fills up
 	repairAfter  = 200 * time.Millisecond // a repair that failed is tried again
@@ -32,65 +35,129 @@ type oldBlock struct {
 	file  string
 	at    int64
 	bytes []byte
+	life  int // of the server then, and when: what was kept together was lost together
+	when  time.Duration
 }
 
-// rot has a server's disk return bytes that nobody wrote there: flipped bits, a write that went to another place, a
-// write that was lost, or half of one. The server is wounded until a scrub found nothing any more.
+// rot has a server's disk return bytes that nobody wrote there: flipped bits, a write that went to another place, writes
+// that were lost, or half of one. The server is wounded until a scrub found nothing any more.
 func (s *server) rot() {
-	files := s.files("data")
-	if len(files) == 0 || !s.w.mayWound(s) {
+	switch {
+	case !s.w.mayWound(s):
+	case s.w.chance(20):
+		s.rotControl()
+	case len(s.old) > 0 && s.w.chance(2):
+		s.loseWrites()
+	default:
+		s.rotBlock()
+	}
+}
+
+// rotBlock spoils a block.
+func (s *server) rotBlock() {
+	name, at, was := s.anyBlock()
+	if was == nil {
 		return
 	}
 	rng := s.w.rng
-	if s.w.chance(6) {
-		s.rotControl()
+	now := append([]byte(nil), was...)
+	kind := bitsFlipped
+	if len(s.old) == 0 || s.w.chance(3) {
+		now[rng.IntN(len(now))] ^= 1 << rng.IntN(8)
+	} else {
+		n := copy(now, s.old[rng.IntN(len(s.old))].bytes)
+		kind = writeMisdirected
+		if n > disk.SectorSize && s.w.chance(2) {
+			copy(now[n/2:], was[n/2:])
+			kind = writeTorn
+		}
+	}
+	s.remember(oldBlock{file: name, at: at, bytes: was, life: s.life, when: s.w.now})
+	s.overwrite(name, at, now, kind)
+}
+
+// loseWrites puts older contents back where they were: one block, or several that were kept together, as if the writes
+// since had never come to the disk.
+func (s *server) loseWrites() {
+	first := s.old[s.w.rng.IntN(len(s.old))]
+	for _, o := range slices.Clone(s.old) {
+		together := o.life == first.life && o.when == first.when
+		if o.file == first.file && o.at == first.at && together || together && s.w.chance(2) {
+			s.overwrite(o.file, o.at, o.bytes, writeLost)
+		}
+	}
+}
+
+// keepOld keeps what some blocks hold before a checkpoint writes: what a lost write leaves.
+func (s *server) keepOld() {
+	if !s.w.o.Faults.Has(Rot) || s.w.calm {
 		return
 	}
-	name := files[rng.IntN(len(files))]
-	if base := path.Base(name); (base == "index" || base == "pages") && !s.w.chance(8) {
-		return // that ends the server's membership each time
+	for range keptTogether {
+		if name, at, was := s.anyBlock(); was != nil {
+			s.remember(oldBlock{file: name, at: at, bytes: was, life: s.life, when: s.w.now})
+		}
+	}
+}
+
+// anyBlock chooses a block of the data, where something is most of the time, and reads it: nil if there is none or the
+// disk has a fault already.
+func (s *server) anyBlock() (name string, at int64, was []byte) {
+	files := s.files("data")
+	if len(files) == 0 {
+		return "", 0, nil
+	}
+	rng := s.w.rng
+	name = files[rng.IntN(len(files))]
+	base := path.Base(name)
+	if (base == "index" || base == "pages") && !s.w.chance(8) {
+		return "", 0, nil // that ends the server's membership each time
 	}
 	f, err := s.disk.Open(name, 0)
-	if errors.Is(err, errMedium) {
-		return // it has a fault already
-	}
 	if err != nil {
-		s.w.fail("a fault for server %d: %w", s.id, err)
-		return
+		s.noFault(err)
+		return "", 0, nil
 	}
 	defer f.Close() // a disk in memory
 	size, err := f.Size()
 	if err != nil || size == 0 {
-		return
+		return "", 0, nil
 	}
-	at := rng.Int64N((size+rotBlock-1)/rotBlock) * rotBlock
-	was := make([]byte, min(rotBlock, size-at))
-	if _, err := f.ReadAt(was, at); errors.Is(err, errMedium) {
-		return
-	} else if err != nil {
-		s.w.fail("a fault for server %d: %w", s.id, err)
-		return
-	}
-	now := append([]byte(nil), was...)
-	kind := bitsFlipped
-	switch k := rng.IntN(4); {
-	case k == 0 || len(s.old) == 0:
-		now[rng.IntN(len(now))] ^= 1 << rng.IntN(8)
-	default:
-		old := s.old[rng.IntN(len(s.old))]
-		n := copy(now, old.bytes)
-		switch {
-		case k == 1 && n > disk.SectorSize:
-			copy(now[n/2:], was[n/2:])
-			kind = writeTorn
-		case old.file == name && old.at == at:
-			kind = writeLost
-		default:
-			kind = writeMisdirected
+	blocks := (size + rotBlock - 1) / rotBlock
+	number := rng.Int64N(blocks)
+	if base != "sums" && !s.w.chance(8) { // clients work at the ends of chunks
+		number = min(blocks-1, rng.Int64N(2))
+		if s.w.chance(2) {
+			number = blocks - 1 - number
 		}
 	}
-	s.remember(oldBlock{name, at, was})
-	if string(now) == string(was) {
+	at = number * rotBlock
+	was = make([]byte, min(rotBlock, size-at))
+	if _, err := f.ReadAt(was, at); err != nil {
+		s.noFault(err)
+		return "", 0, nil
+	}
+	return name, at, was
+}
+
+// overwrite writes a block that the server did not write.
+func (s *server) overwrite(name string, at int64, now []byte, kind fault) {
+	f, err := s.disk.Open(name, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	if err != nil {
+		s.noFault(err)
+		return
+	}
+	defer f.Close() // a disk in memory
+	size, err := f.Size()
+	if err != nil || at+int64(len(now)) > size {
+		return
+	}
+	was := make([]byte, len(now))
+	if _, err := f.ReadAt(was, at); err != nil || string(was) == string(now) {
+		s.noFault(err)
 		return
 	}
 	s.w.count(kind, s)
@@ -98,15 +165,19 @@ func (s *server) rot() {
 		s.wound = wound{open: true, rot: true}
 	}
 	s.wound.dirty = true
-	_, err = f.WriteAt(now, at)
-	if err == nil {
+	if _, err = f.WriteAt(now, at); err == nil {
 		err = f.Sync()
 	}
-	if err != nil && !errors.Is(err, errMedium) && !errors.Is(err, disk.ErrNoSpace) { // else it has a fault already
-		s.w.fail("a fault for server %d: %w", s.id, err)
-	}
+	s.noFault(err)
 	if base := path.Base(name); base == "sums" || base == "index" || base == "pages" {
 		s.w.kill(s, false) // a process has checksums in memory and goes on with them, and scrubs with them
+	}
+}
+
+// noFault takes an error of doing damage: the disk has a fault already, or there is no room for another.
+func (s *server) noFault(err error) {
+	if err != nil && !errors.Is(err, errMedium) && !errors.Is(err, disk.ErrNoSpace) {
+		s.w.fail("a fault for server %d: %w", s.id, err)
 	}
 }
 

@@ -408,6 +408,7 @@ func (s *server) spoil(batch []agreement.Append) {
 
 // checkpoint carries the checkpoint out, now and then with a power cut in the middle.
 func (s *server) checkpoint() {
+	s.keepOld()
 	s.cutPower(24)
 	err := s.flush.Run()
 	s.endPowerCut()
