@@ -43,10 +43,10 @@ type Options struct {
 	Core     int // servers that vote
 	Replicas int // servers that learn
 	Clients  int
-	Sharers  int // clients that share a volume and a lock
+	Sharers  int  // clients that share a volume and a lock
 	Streams  bool // clients also write a whole chunk in order
-	Steps    int // events of the first phase; with Resize twice as many
-	Pace     int // 1: something goes wrong so often that there is a master half of the time at best; more: so much less often
+	Steps    int  // events of the first phase; with Resize twice as many
+	Pace     int  // 1: something goes wrong so often that there is a master half of the time at best; more: so much less often
 	Faults   Faults
 	Flaw     Flaw
 	Trace    func(format string, args ...any) // called for every event; nil for none
