@@ -31,9 +31,11 @@ type request struct {
 	flags   uint16
 	object  uint64 // that it is about; of a lock, the handle
 	token   uint64
-	base    int // sector of the object that sector counts from
-	sector  int // first
-	count   int // sectors
+	base    int  // sector of the object that sector counts from
+	sector  int  // first
+	count   int  // sectors
+	piece   int  // of the streamed chunk
+	part    part // of the piece
 	old     uint64
 	value   uint64
 	seq     uint64
@@ -59,6 +61,7 @@ type client struct {
 	idle    bool       // the window is full: the next answer makes it think again
 	conn    *conn      // nil between two
 	left    int        // requests still to be made in the second phase
+	pieces  []*request // of a stream that was begun
 	value   uint64
 	seen    uint64 // newest value read, for compares to have a chance
 }
@@ -135,8 +138,10 @@ func (c *client) choose() *request {
 	case c.id == 0 && !c.sized:
 		return &request{code: op.Truncate}
 	}
-	c.value++
-	r := &request{code: op.Write, sector: rng.IntN(sectorCount), count: 1, value: c.value<<8 | uint64(c.id+1)}
+	if r := c.chooseStream(); r != nil {
+		return r
+	}
+	r := &request{code: op.Write, sector: rng.IntN(sectorCount), count: 1, value: c.nextValue()}
 	kind := rng.IntN(8)
 	if c.reader {
 		kind = 0
@@ -165,7 +170,10 @@ func (c *client) choose() *request {
 func (c *client) begin(r *request) {
 	r.started = c.w.now
 	if c.sharer == nil {
-		r.object, r.base = c.object, firstSector
+		r.object = c.object
+		if r.part == noPiece {
+			r.base = firstSector
+		}
 	}
 	if r.code != 0 {
 		c.seq++
@@ -489,7 +497,11 @@ func (c *client) finish(r *request, res op.Result, values []uint64) {
 }
 
 func (c *client) note(r *request, ret time.Duration, res op.Result, values []uint64) {
-	for i := range r.count {
+	if r.part != noPiece && r.code == 0 && slices.ContainsFunc(values, func(v uint64) bool { return v != values[0] }) {
+		c.w.fail("client %d reads %v of piece %d, of which one write has all", c.id, values, r.piece)
+		return
+	}
+	for i, register := range r.covers() {
 		a, answer := action{new: r.value}, any(nil)
 		switch r.code {
 		case 0:
@@ -500,7 +512,7 @@ func (c *client) note(r *request, ret time.Duration, res op.Result, values []uin
 		default:
 			a.kind = doWrite
 		}
-		c.w.history.add(c.id, r.sector+i, a, r.started, ret, answer)
+		c.w.history.add(c.id, register, a, r.started, ret, answer)
 	}
 }
 
@@ -513,12 +525,12 @@ func (c *client) unfinished() {
 		if r.code == 0 || r.code == op.CreateFile || r.code == op.Truncate {
 			continue
 		}
-		for i := range r.count {
+		for _, register := range r.covers() {
 			a := action{kind: doWrite, new: r.value}
 			if r.code == op.CompareAndWrite {
 				a = action{kind: doCompare, old: r.old, new: r.value}
 			}
-			c.w.history.add(c.id, r.sector+i, a, r.started, 0, unknown{})
+			c.w.history.add(c.id, register, a, r.started, 0, unknown{})
 		}
 	}
 }

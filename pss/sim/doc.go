@@ -25,6 +25,8 @@
 // In every third run two more clients take a volume from each other or share it, change its attribute and go on to write
 // under tokens that they have lost; and they want the same lock.
 //
+// In some runs clients write a chunk whole, in order, so that checkpoints adopt what the logs wrote (stream.go).
+//
 // Three oracles judge a run: the history of every sector has to be linearizable, and so has that of the volume with its
 // token; servers that applied the same index have to hold the same bytes; and nobody gets a lock before the one who had
 // it began to give it back. Besides, no operation may be refused that package

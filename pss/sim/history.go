@@ -10,7 +10,7 @@ import (
 
 // history is what the clients saw, for every sector by itself: each is a register.
 type history struct {
-	sectors [sectorCount][]porcupine.Operation
+	sectors [registers][]porcupine.Operation
 	volume  []porcupine.Operation // of those who share one
 }
 
@@ -33,12 +33,12 @@ const (
 type unknown struct{}
 
 // add notes an action and its answer: the value of a read, whether a compare matched, unknown.
-func (h *history) add(client, sector int, a action, call, ret time.Duration, answer any) {
+func (h *history) add(client, register int, a action, call, ret time.Duration, answer any) {
 	at := int64(ret)
 	if answer == (unknown{}) {
 		at = math.MaxInt64 // it may take effect at any time
 	}
-	h.sectors[sector] = append(h.sectors[sector], porcupine.Operation{
+	h.sectors[register] = append(h.sectors[register], porcupine.Operation{
 		ClientId: client, Input: a, Call: int64(call), Output: answer, Return: at})
 }
 

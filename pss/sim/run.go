@@ -25,6 +25,7 @@ type Stats struct {
 	Answers   int // operations on sectors that were answered
 	Turns     int // operations on shared volumes that were answered
 	Grants    int // of locks
+	Adopted   int // chunks that became of what a log wrote
 	Crashes   int
 	CatchUps  int // servers brought up to date past the log
 	Masters   int // terms seen at the end
@@ -38,6 +39,7 @@ func (st *Stats) Add(o Stats) {
 	st.Answers += o.Answers
 	st.Turns += o.Turns
 	st.Grants += o.Grants
+	st.Adopted += o.Adopted
 	st.Crashes += o.Crashes
 	st.CatchUps += o.CatchUps
 	st.Masters = max(st.Masters, o.Masters)
@@ -299,7 +301,7 @@ func (w *world) level() bool {
 // end asks the oracles.
 func (w *world) end() (Stats, error) {
 	st := Stats{Events: w.steps, CatchUps: w.catchUps, Simulated: w.now, Injected: w.injected,
-		Turns: len(w.history.volume), Grants: w.grants}
+		Turns: len(w.history.volume), Grants: w.grants, Adopted: int(w.adopted)}
 	for _, ops := range w.history.sectors {
 		st.Answers += len(ops)
 	}

@@ -106,8 +106,9 @@ func (s *server) boot() {
 	w.tracef("server %d boots", s.id)
 	s.skew = w.between(1, time.Hour)
 	fail := func(err error) { s.noStart(err) }
+	checkpoint, overlay, bodies := w.limits()
 	c := replica.Config{ID: s.id, Members: w.members(), Timing: simTiming, Logger: quiet,
-		CheckpointBytes: simCheckpoint, OverlayBytes: simOverlay, CheckpointEvery: simEvery, DigestEvery: simDigest}
+		CheckpointBytes: checkpoint, OverlayBytes: overlay, CheckpointEvery: simEvery, DigestEvery: simDigest}
 	var err error
 	if w.chance(8) { // as after restart autonomic ID
 		source := w.all()[w.rng.IntN(len(w.all()))].id
@@ -130,11 +131,11 @@ func (s *server) boot() {
 		fail(err)
 		return
 	}
-	if s.log, err = log.Open(s.logDisk(), "log", log.Options{SegmentBytes: simSegment, Superseded: superseded}); err != nil {
+	if s.log, err = log.Open(s.logDisk(), "log", log.Options{SegmentBytes: simSegment, Superseded: superseded, Bodies: bodies}); err != nil {
 		fail(err)
 		return
 	}
-	st, ckpt, err := replica.OpenStore(s.disk, s.log, simOverlay)
+	st, ckpt, err := replica.OpenStore(s.disk, s.log, overlay)
 	if err != nil {
 		fail(err)
 		return
@@ -389,6 +390,9 @@ func (s *server) put(batch []agreement.Append) {
 			}
 		}
 		s.pump(err)
+		if err == nil && s.up {
+			s.prepare()
+		}
 	})
 }
 
@@ -410,7 +414,9 @@ func (s *server) spoil(batch []agreement.Append) {
 func (s *server) checkpoint() {
 	s.keepOld()
 	s.cutPower(24)
+	before := s.store.Adopted()
 	err := s.flush.Run()
+	s.w.adopted += s.store.Adopted() - before
 	s.endPowerCut()
 	if errors.Is(err, disk.ErrCrashed) {
 		s.w.kill(s, true)

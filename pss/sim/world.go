@@ -43,9 +43,10 @@ type Options struct {
 	Core     int // servers that vote
 	Replicas int // servers that learn
 	Clients  int
-	Sharers  int // clients that share a volume and a lock
-	Steps    int // events of the first phase; with Resize twice as many
-	Pace     int // 1: something goes wrong so often that there is a master half of the time at best; more: so much less often
+	Sharers  int  // clients that share a volume and a lock
+	Streams  bool // clients also write a whole chunk in order
+	Steps    int  // events of the first phase; with Resize twice as many
+	Pace     int  // 1: something goes wrong so often that there is a master half of the time at best; more: so much less often
 	Faults   Faults
 	Flaw     Flaw
 	Trace    func(format string, args ...any) // called for every event; nil for none
@@ -71,6 +72,7 @@ func Shape(seed uint64, steps int) Options {
 	if rng.IntN(3) == 0 {
 		o.Sharers = sharerCount
 	}
+	o.Streams = rng.IntN(streamsOneIn) == 0
 	o.Pace = 1
 	if rng.IntN(2) == 0 {
 		o.Pace = quietPace
@@ -125,6 +127,7 @@ type world struct {
 	failure error
 
 	catchUps int
+	adopted  uint64          // chunks that became of bodies
 	injected [faultKinds]int // how often each fault was injected
 	buffer   [store.BlockSize * 8]byte
 	readsAt  time.Duration // with Clock: from when on clients read again

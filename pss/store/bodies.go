@@ -66,8 +66,8 @@ func (w *chunkWriter) bodyOf(c *chunkChange) (name string, whole bool) {
 // as a spare. It writes the same bytes to it instead, as Open does after a crash.
 func (w *chunkWriter) adopt(o *object, c *chunkChange, body string) (bool, error) {
 	s := w.s
-	s.adopted++
-	next, spare := s.inDir(fmt.Sprintf("%s%d", adoptName, s.adopted)), s.inDir(fmt.Sprintf("%s%d", spareName, s.adopted))
+	number := s.adopted.Add(1)
+	next, spare := s.inDir(fmt.Sprintf("%s%d", adoptName, number)), s.inDir(fmt.Sprintf("%s%d", spareName, number))
 	chunk := chunkFile(o.folder, c.chunk)
 	if err := s.fs.Link(body, next); errors.Is(err, disk.ErrNoLink) {
 		s.noLinks = true
@@ -90,6 +90,9 @@ func (w *chunkWriter) adopt(o *object, c *chunkChange, body string) (bool, error
 	_, err := w.file(o, key) // synced with the others: the checkpoint is going to rely on it
 	return err == nil, err
 }
+
+// Adopted is how many chunks have become of bodies since Open.
+func (s *Store) Adopted() uint64 { return s.adopted.Load() }
 
 // giveSpares gives away the files that chunks had before bodies took their names. The checkpoint and the names have to be
 // durable: a file that is written to again must not come back as a chunk's.

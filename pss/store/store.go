@@ -121,8 +121,9 @@ type Store struct {
 
 	scratch sync.Pool // *scratch
 	buf     []byte    // of the flush or installation under way
-	adopted uint64    // numbers the files of bodies that become chunks; of the flush
-	noLinks bool      // the file system can't do that; of the flush
+	noLinks bool      // the file system gives no file two names; of the flush
+
+	adopted atomic.Uint64 // chunks that bodies became
 
 	activeBytes, frozenBytes atomic.Int64
 
