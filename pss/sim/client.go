@@ -348,7 +348,9 @@ func (s *server) readNow(sent *call) {
 	if s.readsHang() {
 		if s.reading == 0 {
 			s.reading = s.clock()
-			s.core.Reading(s.reading)
+			if s.w.o.Flaw != StayMaster {
+				s.core.Reading(s.reading)
+			}
 		}
 		s.onRead(0, func() { s.readNow(sent) })
 		return

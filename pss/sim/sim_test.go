@@ -107,7 +107,7 @@ func TestFlawsAreFound(t *testing.T) {
 		{"what was refused for want of space is done", RefuseAndDo, 1000, Full},
 		{"a failed sync counts as done", AckFailedSync, 2000, Errors},
 		{"a server with a damaged root never joins anew", NeverHeal, 500, Members | Rot},
-		{"a master whose disk hangs stays master", StayMaster, 1500, Hang},
+		{"a master whose disk hangs stays master", StayMaster, 500, Hang},
 		{"what is shown after a failed sync counts as on the disk", TrustCache, 2000, Errors},
 	} {
 		t.Run(f.name, func(t *testing.T) {

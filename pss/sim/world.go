@@ -28,7 +28,7 @@ const (
 	AckFailedSync        // a sync that failed counts as one that did not
 	TrustCache           // what is shown after a failed sync counts as being on the disk
 	NeverHeal            // a server that can't start from its damaged root does not join anew
-	StayMaster           // a master never hands over
+	StayMaster           // a master never hands over, and does not look at how long reads take
 	IgnoreTokens         // under which token a change of a volume comes does not matter
 	GrantWaiting         // who waits for a lock is told that it is his
 	LeaseFromAnswer      // the lease counts from when a heartbeat's answer came, not from when the heartbeat was sent
