@@ -237,47 +237,17 @@ func TestAdoptPowerCut(t *testing.T) {
 	}
 }
 
-// TestAdoptFailure fails every change of such a flush, one at a time: see TestFailure.
+// TestAdoptFailure is TestFailure for such a flush.
 func TestAdoptFailure(t *testing.T) {
 	t.Parallel()
-	eio := errors.New("input/output error")
-	for _, fault := range []error{eio, disk.ErrNoSpace} {
-		for at := 0; ; at++ {
-			r := newBodyRig(t)
-			adoptScript(r)
-			f := r.freeze()
-			n, hit := 0, ""
-			r.mem.SetHook(func(op, name string) error {
-				if op == disk.OpRead || op == disk.OpReadDir || op == disk.OpSize || r.own {
-					return nil
-				}
-				if n++; n == at+1 {
-					hit = op + " " + name
-					r.mem.SetHook(nil)
-					return fault
-				}
-				return nil
-			})
-			err := f.Run()
-			r.mem.SetHook(nil)
-			if hit == "" {
-				if err != nil {
-					t.Fatal(err)
-				}
-				break
-			}
-			if !errors.Is(err, fault) {
-				t.Fatalf("%s failed with %v, and Run says %v", hit, fault, err)
-			}
-			if r.s.check() == nil { // a full disk: all goes on, and the second attempt does it
-				r.equal(r.now)
-				if err := f.Run(); err != nil {
-					t.Fatalf("again after a full disk at %s: %v", hit, err)
-				}
-				r.equal(r.now)
-			}
+	var b *bodyRig
+	failEach(t, func() (*rig, *Flush) {
+		b = newBodyRig(t)
+		adoptScript(b)
+		return b.rig, b.freeze()
+	}, func() bool { return b.own }, func(*rig) {},
+		func(r *rig, _ int) {
 			r.mem.KillProcess()
 			r.reopen()
-		}
-	}
+		})
 }

@@ -192,19 +192,18 @@ func TestPowerCut(t *testing.T) {
 	}
 }
 
-// TestFailure fails every change that a flush makes to the disk, one at a time. With a full disk
-// everything goes on and the flush can be repeated; after any other error the store is broken, and
-// opening it again finds it right.
-func TestFailure(t *testing.T) {
+// failEach runs flushes that start with, and fails every change they make to the disk, one at a time, but for those that
+// own says the test makes itself. With a full disk everything goes on and the flush can be repeated, after what between
+// does; after any other error the store is broken. then brings it back.
+func failEach(t *testing.T, start func() (*rig, *Flush), own func() bool, between func(r *rig), then func(r *rig, at int)) {
+	t.Helper()
 	eio := errors.New("input/output error")
 	for _, fault := range []error{eio, disk.ErrNoSpace} {
 		for at := 0; ; at++ {
-			r := newRig(t)
-			script(r)
-			f := r.freeze()
+			r, f := start()
 			n, hit := 0, ""
 			r.mem.SetHook(func(op, name string) error {
-				if op == disk.OpRead || op == disk.OpReadDir || op == disk.OpSize {
+				if op == disk.OpRead || op == disk.OpReadDir || op == disk.OpSize || own() {
 					return nil
 				}
 				if n++; n == at+1 {
@@ -229,7 +228,7 @@ func TestFailure(t *testing.T) {
 					t.Fatalf("%s failed, and the store goes on", hit)
 				}
 				r.equal(r.now)
-				r.do("add", 1, BlockSize+512, 512)
+				between(r)
 				if err := f.Run(); err != nil {
 					t.Fatalf("again after a full disk at %s: %v", hit, err)
 				}
@@ -237,9 +236,19 @@ func TestFailure(t *testing.T) {
 			} else if err := r.s.ReadAt(1, 0, make([]byte, 1)); !errors.Is(err, fault) {
 				t.Fatalf("a broken store answers %v", err)
 			}
-			r.crash(rand.New(rand.NewPCG(uint64(at), 3)))
+			then(r, at)
 		}
 	}
+}
+
+// TestFailure fails every change that a flush makes to the disk; opening a broken store again finds it right.
+func TestFailure(t *testing.T) {
+	failEach(t, func() (*rig, *Flush) {
+		r := newRig(t)
+		script(r)
+		return r, r.freeze()
+	}, func() bool { return false }, func(r *rig) { r.do("add", 1, BlockSize+512, 512) },
+		func(r *rig, at int) { r.crash(rand.New(rand.NewPCG(uint64(at), 3))) })
 }
 
 // TestFullDisk fills the disk in earnest.
