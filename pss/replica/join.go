@@ -308,9 +308,9 @@ func (e *entrance) waitsFor() []string {
 	case e.decided != nil:
 		return nil
 	case e.cell != (wire.CellID{}) && e.reason != "":
-		return []string{"to be taken in to the cell: " + e.reason}
+		return []string{"the cell's master to take it in: " + e.reason}
 	case e.cell != (wire.CellID{}):
-		return []string{"the cell's master, to be taken in"}
+		return []string{"the cell's master to take it in"}
 	case !e.identity.ID.Core():
 		return []string{"a cell to join: the core servers have not founded one yet"}
 	}
