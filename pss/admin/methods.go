@@ -108,6 +108,7 @@ type Status struct {
 	LogBytes    int64       `json:"log_bytes"`
 	Checkpoint  uint64      `json:"checkpoint_index"`
 	OverlaySize int64       `json:"overlay_bytes"`
+	WrittenOnce uint64      `json:"chunks_written_once"` // since the start: the log's data became them
 	Clients     int         `json:"clients"`
 	Root        string      `json:"root,omitempty"`
 	Auth        auth.Status `json:"auth"`

@@ -46,6 +46,7 @@ func (r *Replica) Collector() prometheus.Collector {
 			counter("checkpointed_entries_total", "Index of the last checkpoint.", func(st *admin.Status) float64 { return float64(st.Checkpoint) }),
 			gauge("log_bytes", "Size of the durable log.", func(st *admin.Status) float64 { return float64(st.LogBytes) }),
 			gauge("overlay_bytes", "Changes in memory that are not in chunk files yet.", func(st *admin.Status) float64 { return float64(st.OverlaySize) }),
+			counter("chunks_written_once_total", "Chunks that became of what the log wrote, so that a checkpoint did not write them again.", func(st *admin.Status) float64 { return float64(st.WrittenOnce) }),
 			gauge("clients", "Connected clients.", func(st *admin.Status) float64 { return float64(st.Clients) }),
 			gauge("catching_up", "Whether the server takes over what it missed from another.", func(st *admin.Status) float64 { return metrics.Flag(st.CatchUp != nil) }),
 			gauge("complaints", "Things the server finds not well.", func(st *admin.Status) float64 { return float64(len(st.Health)) }),

@@ -29,7 +29,7 @@ func (r *Replica) report() admin.Status {
 	rep := admin.Status{ID: r.opts.ID, Version: release.Version, UptimeSecs: r.now().Seconds(),
 		Role: roleOf(r.opts.ID), Term: v.Term, IsMaster: v.Self, Commit: pos.Commit, Applied: pos.Applied, Last: pos.Last,
 		LogFirst: r.log.First(), LogBytes: r.log.Stats().Bytes, Checkpoint: r.core.Checkpoint(),
-		OverlaySize: active + frozen, Root: r.opts.Root, Auth: r.opts.Cell.Auth.Status(), Refused: r.refused.report(),
+		OverlaySize: active + frozen, WrittenOnce: r.store.Adopted(), Root: r.opts.Root, Auth: r.opts.Cell.Auth.Status(), Refused: r.refused.report(),
 		Space: r.room, Scrub: r.scrub.report(), Repairs: r.repairs.stats(), Fetched: r.fetchedBytes.Load(),
 		HeartbeatMS: (timing.Tick * time.Duration(timing.Heartbeat)).Milliseconds(),
 		ElectionMS:  (timing.Tick * time.Duration(timing.Election)).Milliseconds()}
