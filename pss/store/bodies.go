@@ -108,7 +108,7 @@ func (s *Store) giveSpares(spares []string) error {
 	return nil
 }
 
-// sweepBodies removes what an interrupted flush left of files that were to change their names.
+// sweepBodies removes what a process before this one left of files that were to change their names. Later they may be the log's.
 func (s *Store) sweepBodies() error {
 	list, err := s.fs.ReadDir(s.o.Dir)
 	if err != nil {

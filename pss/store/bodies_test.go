@@ -21,6 +21,7 @@ type bodyRig struct {
 	offered    int
 	superseded uint64
 	noLinks    bool // the file system has none
+	lazy       bool // spares stay where they are
 	own        bool // what the disk sees is done for the log
 }
 
@@ -61,6 +62,10 @@ func (r *bodyRig) Superseded(index uint64) { r.superseded = index }
 func (r *bodyRig) Spare(name string) bool {
 	if r.offered++; r.offered%3 == 0 {
 		return false // enough of them
+	}
+	if r.lazy {
+		r.spares = append(r.spares, name)
+		return true
 	}
 	r.own = true
 	defer func() { r.own = false }()
@@ -187,6 +192,38 @@ func TestAdoptWithoutLinks(t *testing.T) {
 		t.Errorf("written: %v", got)
 	}
 	r.crash(nil)
+}
+
+// TestSpareOutlivesAnInstallation: a file that the log has taken over is the log's, whatever the store does meanwhile.
+func TestSpareOutlivesAnInstallation(t *testing.T) {
+	from, to := newRig(t), newBodyRig(t)
+	to.lazy = true
+	to.do("create", 1, 0, 0)
+	to.stream(1, 0)
+	to.flush()
+	to.stream(1, 0)
+	to.flush()
+	if len(to.spares) != 1 {
+		t.Fatalf("%d spares", len(to.spares))
+	}
+	script(from)
+	for len(from.log) <= len(to.log) {
+		from.do("write", 1, 0, BlockSize)
+	}
+	from.flush()
+	to.old = from.old
+	if _, err := catchUp(from, to.rig); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := to.mem.Open(to.spares[0], 0); err != nil {
+		t.Error(err)
+	}
+	if to.open(); to.t.Failed() {
+		return
+	}
+	if _, err := to.mem.Open(to.spares[0], 0); err == nil {
+		t.Error("after a restart a spare is still there, and nobody knows of it")
+	}
 }
 
 // adoptScript fills a store with chunks, and then has one replaced by a body, and one changed.

@@ -326,7 +326,7 @@ func (s *Store) sweep(c *checkpoint, keepStaged bool) error {
 			return fmt.Errorf("removing %s: %w", name, err)
 		}
 	}
-	if err := errors.Join(s.Sweep(), s.sweepBodies()); err != nil {
+	if err := s.Sweep(); err != nil {
 		return err
 	}
 	if keepStaged {

@@ -171,6 +171,9 @@ func Open(fsys disk.FS, o Options) (*Store, Position, error) {
 	s.sums = newCache(o.SumsBytes/pageSize, cacheShards, pageKey.hash, func(p *page) { p.loaded = false })
 	s.scratch.New = func() any { return new(scratch) }
 	p, err := s.recover()
+	if err == nil {
+		err = s.sweepBodies()
+	}
 	if err != nil {
 		s.files.clear()
 		return nil, Position{}, fmt.Errorf("opening the store in %s: %w", o.Dir, err)
