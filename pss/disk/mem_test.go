@@ -306,3 +306,52 @@ func TestMemCapacity(t *testing.T) {
 		t.Errorf("%d bytes in use", m.Used())
 	}
 }
+
+// TestMemClone: a clone has what was shown, durably, under all its names, and what is done to either disk afterwards
+// the other one does not have.
+func TestMemClone(t *testing.T) {
+	m := NewMem()
+	ok(t, m.MkdirAll("a/b"))
+	write(t, m, "a/b/c", "text")
+	ok(t, m.Link("a/b/c", "again"))
+	write(t, m, "gone", "x")
+	ok(t, m.Remove("gone"))
+	reserved := must(m.Open("reserved", Create))(t)
+	ok(t, reserved.Allocate(0, 3*pageSize))
+	m.SetCapacity(1 << 20)
+	m.FailAfter(1000, ErrNoSpace)
+
+	c := m.Clone()
+	if got, want := c.Used(), m.Used(); got != want {
+		t.Errorf("%d bytes in use, of %d", got, want)
+	}
+	write(t, m, "a/b/c", "TEXT")
+	c.Crash(nil)
+	for _, name := range []string{"a/b/c", "again"} {
+		if got := read(t, c, name); got != "text" {
+			t.Errorf("the clone has %q as %s", got, name)
+		}
+	}
+	_, err := c.Open("gone", 0)
+	wantErr(t, err, fs.ErrNotExist)
+	if size := must(must(c.Open("reserved", 0))(t).Size())(t); size != 3*pageSize {
+		t.Errorf("the reserved file has %d bytes", size)
+	}
+
+	write(t, c, "again", "last") // a file with two names is one file still
+	if got := read(t, c, "a/b/c"); got != "last" {
+		t.Errorf("under its other name the file has %q", got)
+	}
+	if got := read(t, m, "again"); got != "TEXT" {
+		t.Errorf("the first disk has %q", got)
+	}
+	ok(t, c.RemoveAll("a"))
+	ok(t, c.Remove("again"))
+	ok(t, c.Remove("reserved"))
+	if c.Used() != 0 {
+		t.Errorf("%d bytes in use of an empty disk", c.Used())
+	}
+	if free, _, err := c.Space(); err != nil || free != 1<<60 {
+		t.Errorf("the clone has a limit: %d bytes free, %v", free, err)
+	}
+}

@@ -39,10 +39,14 @@ const (
 	// Drift has clocks run now faster and now slower, with rates that differ by agreement.MaxDrift at the most. Leases
 	// are to bear that, so clients read.
 	Drift
-	faultsEnd
+	// Rollback has an older state of a core server's root come back, or of all of it but its memory of promises: a backup, a
+	// snapshot of the machine, a controller that lost its cache. With the wounds of Members a minority of the core servers
+	// has it at the same time, one after the other, and so many others have on their disks what the server promised since
+	// that no majority is without one of them. It comes with Members.
+	Rollback
 )
 
-var faultNames = []string{"members", "rot", "resize", "full", "errors", "hang", "clock", "drift"}
+var faultNames = []string{"members", "rot", "resize", "full", "errors", "hang", "clock", "drift", "rollback"}
 
 // Has says whether f has a class.
 func (f Faults) Has(class Faults) bool { return f&class != 0 }
@@ -58,9 +62,10 @@ func (f Faults) String() string {
 	return strings.Join(names, "+")
 }
 
-// chooseFaults mixes the classes over the seeds: each is in every third run, or fifth.
+// chooseFaults mixes the classes over the seeds: each is in every third run, or fifth. Rollback is not among them: Shape
+// chooses it last, so that the seeds without it are what they were before there was such a class.
 func chooseFaults(rng *rand.Rand) (f Faults) {
-	for class := Faults(1); class < faultsEnd; class <<= 1 {
+	for class := Faults(1); class < Rollback; class <<= 1 {
 		oneIn := 3
 		if class == Resize {
 			oneIn = 5 // these runs are long, and their cells large
@@ -99,6 +104,8 @@ const (
 	serverAdded
 	serverRemoved
 	voteTaken
+	rootPutBack
+	logPutBack
 	faultKinds
 )
 
@@ -106,16 +113,23 @@ var faultKindNames = [faultKinds]string{"disks wiped", "servers replaced or remo
 	"places given up", "blocks rotten", "writes misdirected", "writes lost",
 	"writes torn", "chunks repaired", "disks full", "writes refused for want of space", "disks failing", "disks hanging", "reads of disks hanging",
 	"files of log, checkpoint or identity rotten", "clock leaps", "clocks faster or slower", "masters stranded",
-	"servers added", "servers taken out", "votes taken"}
+	"servers added", "servers taken out", "votes taken", "older roots put back", "older logs put back"}
 
 // faults injects what the classes of the run ask for, again and again.
 func (w *world) faults() {
 	if w.o.Faults.Has(Members) {
-		w.often(100*time.Millisecond, 3*time.Second, w.memberTrouble)
+		rarer := time.Duration(1)
+		if w.o.Faults.Has(Rollback) {
+			rarer = wipesRarer
+		}
+		w.often(rarer*100*time.Millisecond, rarer*3*time.Second, w.memberTrouble)
 		w.tend()
 	}
 	if w.o.Faults.Has(Resize) {
 		w.often(30*time.Millisecond, 500*time.Millisecond, w.resizeTrouble)
+	}
+	if w.o.Faults.Has(Rollback) {
+		w.often(30*time.Millisecond, 500*time.Millisecond, w.rollTrouble)
 	}
 	if w.o.Faults&(Rot|Full|Errors|Hang) != 0 {
 		w.often(50*time.Millisecond, 800*time.Millisecond, w.diskTrouble)

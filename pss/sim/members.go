@@ -25,6 +25,7 @@ type wound struct {
 	open   bool
 	rot    bool   // nothing but the bytes on its disk is in doubt: it is and remains a member
 	dirty  bool   // its disk was not found clean yet
+	back   bool   // an older state of its root was put back, and nobody has told it yet
 	apart  bool   // its disk is whole: the operator gives it a place or takes it, and nobody counts on its vote meanwhile
 	target uint64 // entries the server has to have applied; 0 until it is a member again
 }
@@ -50,7 +51,9 @@ func (w *world) mayWound(s *server) bool {
 	return n < (base-1)/2 || w.o.Flaw == LoseMajority
 }
 
-func (s *server) hurt() { s.wound = wound{open: true, dirty: s.wound.dirty, apart: s.wound.apart} }
+func (s *server) hurt() {
+	s.wound = wound{open: true, dirty: s.wound.dirty, back: s.wound.back, apart: s.wound.apart}
+}
 
 // tend closes wounds.
 func (w *world) tend() {
@@ -84,6 +87,8 @@ func (s *server) heal(m *server) {
 	}
 	switch {
 	case s.wound.rot || s.wound.dirty || s.leaves:
+	case s.wound.back:
+		s.unnoticed()
 	case s.w.now < s.pressed: // a master may be about to take its vote: then it has to be given back
 	case !s.core.Belongs() || len(ms.VotersOutgoing) > 0 || !slices.Contains(has, number):
 	case s.wound.target == 0:
@@ -161,7 +166,13 @@ func (s *server) wipe() {
 
 // renew gives a server an empty disk.
 func (s *server) renew() {
-	s.disk, s.old, s.full = disk.NewMem(), nil, false
+	s.insert(disk.NewMem())
+	s.copied, s.kept, s.wound.back = nil, nil, false
+}
+
+// insert gives a server another disk.
+func (s *server) insert(d *disk.Mem) {
+	s.disk, s.old, s.full = d, nil, false
 	if s.w.o.Faults.Has(Hang) {
 		s.disk.SetHook(s.watchReads)
 	}
@@ -246,6 +257,7 @@ func (s *server) ended(err error) {
 func (s *server) giveUp() {
 	s.w.count(placeGivenUp, s)
 	s.hurt()
+	s.wound.back = false
 	s.disk.SetCapacity(0)
 	if err := replica.GiveUpRoot(s.disk, s.id, wire.CellID{}, s.w.bits()); err != nil {
 		s.w.fail("server %d gives its place up: %w", s.id, err)
@@ -297,6 +309,9 @@ func (s *server) memorise(ps []agreement.Promise) {
 	}
 	if err != nil && !errors.Is(err, disk.ErrNoSpace) {
 		s.ended(err)
+	}
+	if err == nil {
+		s.kept = append(s.kept[:0], ps...)
 	}
 }
 

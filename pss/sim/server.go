@@ -62,8 +62,11 @@ type server struct {
 	lost       bool          // it is gone, and another one comes in its place
 	leaves     bool          // the operator is taking it out
 	wound      wound
-	old        []oldBlock // of its disk, for Rot
-	full       bool       // its disk has a limit
+	copied     *rootCopy           // an older state of its disk, for Rollback; nil: there is none
+	kept       []agreement.Promise // of other servers: its disk has them for certain
+	booted     time.Duration       // when the process started
+	old        []oldBlock          // of its disk, for Rot
+	full       bool                // its disk has a limit
 
 	hangs   time.Duration // its disk does not answer until then
 	mute    time.Duration // its disk answers no read until then
@@ -103,6 +106,7 @@ func (s *server) boot() {
 	}
 	s.life++
 	w := s.w
+	s.booted = w.now
 	w.tracef("server %d boots", s.id)
 	s.skew = w.between(1, time.Hour)
 	fail := func(err error) { s.noStart(err) }
@@ -124,7 +128,9 @@ func (s *server) boot() {
 			fail(err)
 			return
 		}
-		c.Memory = s.memory
+		if c.Memory = s.memory; w.o.Flaw == TrustRoot && s.wound.back {
+			c.Memory = nil
+		}
 	}
 	superseded, err := store.Checkpointed(s.disk, ".")
 	if err != nil {

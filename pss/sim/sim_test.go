@@ -109,6 +109,7 @@ func TestFlawsAreFound(t *testing.T) {
 		{"a failed sync counts as done", AckFailedSync, 2000, Errors},
 		{"a server with a damaged root never joins anew", NeverHeal, 500, Members | Rot},
 		{"a master whose disk hangs stays master", StayMaster, 500, Hang},
+		{"an older state of a root takes part", TrustRoot, 500, Members | Rollback},
 		{"what is shown after a failed sync counts as on the disk", TrustCache, 2000, Errors},
 	} {
 		t.Run(f.name, func(t *testing.T) {

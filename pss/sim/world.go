@@ -34,6 +34,7 @@ const (
 	LeaseFromAnswer      // the lease counts from when a heartbeat's answer came, not from when the heartbeat was sent
 	IgnoreDrift          // leases are relied upon while clocks differ by more than agreement.MaxDrift
 	RemoveBlindly        // who is up is not looked at before a member is taken out
+	TrustRoot            // who starts with an older state of its root takes part at once
 	ApplyTwice           // the same request may take effect twice: duplicates are not recognised
 )
 
@@ -76,6 +77,9 @@ func Shape(seed uint64, steps int) Options {
 	o.Pace = 1
 	if rng.IntN(2) == 0 {
 		o.Pace = quietPace
+	}
+	if rng.IntN(rollbackOneIn) == 0 {
+		o.Faults |= Members | Rollback
 	}
 	return o
 }
