@@ -64,6 +64,9 @@ func (l *lab) measure(ctx context.Context, d time.Duration, rounds int) ([]measu
 	return all, nil
 }
 
+// patience is how long a measurement goes on until the first I/O is completed.
+const patience = 10 * time.Second
+
 // once measures a cell of the table for so long.
 func (l *lab) once(ctx context.Context, p pair, h *home, d time.Duration, seed uint64) (sample, error) {
 	load, err := newLoad(ctx, p.test, l.units[p.column.name], seed)
@@ -80,6 +83,10 @@ func (l *lab) once(ctx context.Context, p pair, h *home, d time.Duration, seed u
 	if err == nil {
 		load.record(counted)
 		err = load.wait(ctx, d)
+		// A short time on a busy disk may see nothing completed. The rate is by the time that passed.
+		for waited := d; err == nil && counted.Count() == 0 && waited < patience; waited += d {
+			err = load.wait(ctx, d)
+		}
 		load.record(uncounted)
 	}
 	if err == nil {
@@ -94,7 +101,7 @@ func (l *lab) once(ctx context.Context, p pair, h *home, d time.Duration, seed u
 	}
 	s.elapsed, s.servers, s.load, s.others = after.since(before)
 	if s.count == 0 {
-		return s, fmt.Errorf("%s on %s: no I/O was completed in %v", p.test.name, p.column.name, d)
+		return s, fmt.Errorf("%s on %s: no I/O was completed in %v", p.test.name, p.column.name, max(d, patience))
 	}
 	return s, nil
 }
