@@ -207,12 +207,10 @@ func (s *server) rotControl() {
 		b[0] ^= 1 << s.w.rng.IntN(8)
 		_, err = f.WriteAt(b[:], at)
 	}
-	if err == nil {
-		err = f.Sync()
-	}
 	if err != nil {
 		return
 	}
+	s.noFault(f.Sync()) // what was written is shown, also when the disk fails just now
 	s.w.count(controlRotten, s)
 	if !s.wound.open {
 		s.wound = wound{open: true, rot: true}
