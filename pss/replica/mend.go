@@ -159,6 +159,12 @@ func IsBeyond(img *store.Image, blocks *store.Blocks, here uint64) bool {
 	return true
 }
 
+// NoHelp says whether a server with id self has nothing to expect any more, for a block that it misses, of another one that
+// is ahead of its state, or whose copy of the block is damaged. A damaged copy may be whole again later, in the state that it
+// is of, so a core server waits for it unless that is beyond its own (IsBeyond); but a replica that ends costs the cell
+// nothing, and two replicas would wait for each other where one of them has lost the records, too.
+func NoHelp(self cell.ID, ahead, damaged bool) bool { return ahead || damaged && !self.Core() }
+
 // CanEnd says whether the cell bears that this server ends for want of a block, and so many core servers after it that
 // miss the same block.
 func (c *Core) CanEnd(after int) bool { return canEnd(c.cfg.ID, len(c.node.Members().Voters), after) }

@@ -176,7 +176,7 @@ func (q *repairs) askAll(ref ChunkRef, bad *store.Blocks) error {
 		if bad.Len() == 0 {
 			return nil
 		}
-		if isAhead {
+		if NoHelp(q.r.opts.ID, isAhead, isDamaged) {
 			ahead++
 		}
 		if isDamaged && id.Core() {

@@ -342,7 +342,7 @@ func (s *server) repair(ref replica.ChunkRef) error {
 			s.w.injected[blocksRepaired]++
 			return nil
 		}
-		if isAhead {
+		if replica.NoHelp(s.id, isAhead, isDamaged) {
 			ahead++
 		}
 		if isDamaged && t.id.Core() {
