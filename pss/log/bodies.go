@@ -318,9 +318,6 @@ func (l *Log) Spare(name string) bool {
 	return true
 }
 
-// bodiesPrepared says that there are as many ready bodies as are needed. mu is held.
-func (l *Log) bodiesPrepared() bool { return !l.bodies.wanted }
-
 // prepareBodies makes bodies ready if some are wanted. naming is held.
 func (l *Log) prepareBodies() error {
 	l.mu.Lock()

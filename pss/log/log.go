@@ -175,7 +175,14 @@ func (l *Log) Healed() *DamageError { return l.healed }
 func (l *Log) Prepared() bool {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	return len(l.ready) > 0 && l.bodiesPrepared()
+	return len(l.ready) > 0 && !l.bodies.wanted
+}
+
+// BodiesPrepared says whether there are bodies ready, if they are wanted, so that PrepareBodies has nothing to do.
+func (l *Log) BodiesPrepared() bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return !l.bodies.wanted
 }
 
 // Room returns how many bytes are left of the segment in use. What its entries have in bodies counts.

@@ -110,10 +110,10 @@ func (l *Log) Prepare(between Between) error {
 	if err := l.failure(); err != nil {
 		return err
 	}
-	err := l.readyBodies() // that takes no time
-	if err == nil {
-		err = l.prepareSegment(between)
+	if err := l.PrepareBodies(); err != nil {
+		return err
 	}
+	err := l.prepareSegment(between)
 	if errors.Is(err, disk.ErrNoSpace) {
 		return errors.Join(err, l.shedBodies())
 	}
@@ -131,11 +131,19 @@ func (l *Log) shedBodies() error {
 	return l.removeDead()
 }
 
-// readyBodies is prepareBodies for those who do not hold naming.
-func (l *Log) readyBodies() error {
+// PrepareBodies is the part of Prepare that takes no time: it makes bodies ready if they are wanted, and of the files
+// that were given to the log (Spare). It goes on while a segment is prepared.
+func (l *Log) PrepareBodies() error {
+	if err := l.failure(); err != nil {
+		return err
+	}
 	l.naming.Lock()
-	defer l.naming.Unlock()
-	if err := l.prepareBodies(); err != nil {
+	err := l.prepareBodies()
+	l.naming.Unlock()
+	if errors.Is(err, disk.ErrNoSpace) {
+		err = errors.Join(err, l.shedBodies())
+	}
+	if err != nil {
 		return fmt.Errorf("preparing log bodies: %w", err)
 	}
 	return nil

@@ -39,10 +39,15 @@ func (u *upkeep) add(f *store.Flush, recycle uint64) {
 	u.signal()
 }
 
-// prepare has the next log segment made ready if it isn't.
+// prepare has the next log segment and bodies made ready if they aren't.
 func (u *upkeep) prepare() {
 	if u.r.log.Prepared() || u.r.now() < time.Duration(u.noRoomUntil.Load()) {
 		return
+	}
+	if !u.r.log.BodiesPrepared() {
+		u.mu.Lock()
+		u.signal()
+		u.mu.Unlock()
 	}
 	select {
 	case u.segment <- struct{}{}:
@@ -85,6 +90,13 @@ func (u *upkeep) run() {
 			err := f.Run()
 			u.r.drive(func(time.Duration) error { return u.r.core.FlushDone(err) })
 			u.r.sweep() // what was staged and is not needed, since there is a checkpoint of the server's own
+		}
+		// A checkpoint may have given the log files for bodies. They don't wait for the segment that is being prepared.
+		if err := u.r.log.PrepareBodies(); noRoom(err) {
+			u.noRoomUntil.Store(int64(u.r.now() + spaceRetry))
+		} else if err != nil {
+			u.r.failed(err)
+			return
 		}
 	}
 }
