@@ -18,18 +18,14 @@ func Aligned(n int) []byte {
 	return b[skip : skip+n : skip+n]
 }
 
-// IsAligned says whether a file opened with Direct accepts the memory and the length of p.
-func IsAligned(p []byte) bool {
-	return len(p)%Align == 0 && uintptr(unsafe.Pointer(unsafe.SliceData(p)))%Align == 0
-}
-
 // checkAligned reports a transfer that direct I/O does not allow. Both implementations ask for
 // the full Align although most disks make do with less: what passes here passes everywhere.
 func checkAligned(p []byte, off int64) error {
 	if len(p) == 0 {
 		return nil
 	}
-	if off%Align != 0 || !IsAligned(p) {
+	if off%Align != 0 || len(p)%Align != 0 ||
+		uintptr(unsafe.Pointer(unsafe.SliceData(p)))%Align != 0 {
 		return fmt.Errorf("direct I/O of %d bytes at offset %d: offset, length or memory is not a multiple of %d",
 			len(p), off, Align)
 	}

@@ -258,13 +258,6 @@ func (f *dirFile) WriteBack(off, n int64) error {
 
 // WriteVAt is WriteAt of all bufs, one after the other, in as few system calls as can be. It changes bufs.
 func (f *dirFile) WriteVAt(bufs [][]byte, off int64) error {
-	if f.direct {
-		for _, b := range bufs {
-			if err := checkAligned(b, off); err != nil {
-				return failed("write", f.f.Name(), err)
-			}
-		}
-	}
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	if f.closed {

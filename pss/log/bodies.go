@@ -229,14 +229,13 @@ func (l *Log) writeBodies(entries []Entry) error {
 			continue
 		}
 		l.bodies.pieces = l.bodies.pieces[:0]
-		n, aligned := 0, true
+		n := 0
 		for ; i < len(spots) && spots[i].body == first.body && int(spots[i].block) == int(first.block)+n/blockSize; i++ {
 			data := entries[i].Data
-			piece := data[len(data)-spots[i].bytes():]
-			l.bodies.pieces = append(l.bodies.pieces, piece)
-			n, aligned = n+len(piece), aligned && disk.IsAligned(piece)
+			l.bodies.pieces = append(l.bodies.pieces, data[len(data)-spots[i].bytes():])
+			n += spots[i].bytes()
 		}
-		if err := l.writeBody(first.body, l.bodies.pieces, n, aligned, first.offset()); err != nil {
+		if err := first.body.write(l.bodies.pieces, first.offset()); err != nil {
 			return l.fail("appending", err)
 		}
 		clear(l.bodies.pieces)
@@ -248,22 +247,18 @@ func (l *Log) writeBodies(entries []Entry) error {
 	return nil
 }
 
-// writeBody writes pieces of n bytes together, from where they are if they are aligned.
-func (l *Log) writeBody(b *body, pieces [][]byte, n int, aligned bool, off int64) error {
-	if aligned && len(pieces) == 1 {
-		_, err := b.file.WriteAt(pieces[0], off)
-		return err
-	}
-	if v, ok := b.file.(vectorWriter); ok && aligned {
+// write writes pieces one behind the other. It may change the list of them.
+func (b *body) write(pieces [][]byte, off int64) error {
+	if v, ok := b.file.(vectorWriter); ok {
 		return v.WriteVAt(pieces, off)
 	}
-	l.stage = grow(l.stage, n)
-	at := 0
 	for _, p := range pieces {
-		at += copy(l.stage[at:], p)
+		if _, err := b.file.WriteAt(p, off); err != nil {
+			return err
+		}
+		off += int64(len(p))
 	}
-	_, err := b.file.WriteAt(l.stage[:n], off)
-	return err
+	return nil
 }
 
 // syncBodies makes durable what was written to bodies.
@@ -376,7 +371,8 @@ func (l *Log) makeBody(from string) (b *body, err error) {
 			return nil, err
 		}
 	}
-	if b.file, err = l.open(bodyName(b.number), flags); err != nil {
+	// The page cache keeps what is written, as it does for chunks: it may be read soon.
+	if b.file, err = l.fs.Open(name, flags); err != nil {
 		return nil, err
 	}
 	if err = b.file.Allocate(0, BodyBytes); err != nil {

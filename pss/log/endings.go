@@ -70,7 +70,7 @@ func (r *recovery) bodyOf(number uint64) (*body, error) {
 		return b, nil
 	}
 	b := &body{number: number}
-	f, err := r.open(bodyName(number), 0)
+	f, err := r.fs.Open(r.bodyFile(b), 0)
 	if err == nil {
 		b.file = f
 	} else if !errors.Is(err, fs.ErrNotExist) {

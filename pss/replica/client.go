@@ -299,7 +299,7 @@ func (c *client) receive(rd *wire.Reader) error {
 }
 
 func (c *client) takeProposal(rd *wire.Reader, h wire.Header, slab *wire.Slab) (Proposal, error) {
-	b := slab.TakeEnd(int(h.Size))
+	b := slab.Take(int(h.Size))
 	if err := rd.Body(b); err != nil {
 		return Proposal{}, err
 	}

@@ -246,7 +246,11 @@ func (r *Replica) receive(conn net.Conn, rd *wire.Reader, from cell.ID) error {
 		default:
 			return fmt.Errorf("%w: %v from a server", wire.ErrProtocol, h.Kind)
 		}
-		m, err := rd.ReadRaft(slab)
+		body := slab.Take(int(h.Size))
+		if err := rd.Body(body); err != nil {
+			return err
+		}
+		m, err := wire.ParseRaft(body)
 		if err != nil {
 			return err
 		}
@@ -257,7 +261,7 @@ func (r *Replica) receive(conn net.Conn, rd *wire.Reader, from cell.ID) error {
 			continue
 		}
 		batch = append(batch, m)
-		received += int(h.Size)
+		received += len(body)
 		if rd.Buffered() >= wire.HeaderSize && len(batch) < maxStepBatch {
 			continue
 		}

@@ -6,8 +6,6 @@ import (
 	"errors"
 	"hash/crc32"
 	"io"
-	"reflect"
-	"slices"
 	"testing"
 
 	"github.com/paxos-iscsi/paxos-iscsi/pss/op"
@@ -107,39 +105,6 @@ func FuzzRaft(f *testing.F) {
 }
 
 // FuzzDatagram: what ParseDatagram takes, AppendDatagram writes as the same bytes.
-// FuzzReadRaft: a message that is read in pieces, because long data follows its head, is what ParseRaft makes of it whole.
-func FuzzReadRaft(f *testing.F) {
-	for _, name := range []string{"raft-app", "raft-snap"} {
-		b := bytesOf(f, frames[name])
-		h, err := ParseHeader(b)
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(b[HeaderSize:][:h.Sealed], b[HeaderSize:][h.Sealed:], uint32(minPages))
-	}
-	f.Fuzz(func(t *testing.T, head, data []byte, long uint32) {
-		if len(head) == 0 {
-			return
-		}
-		body := slices.Concat(head, data, make([]byte, long%(1<<20)))
-		b := make([]byte, HeaderSize, HeaderSize+len(body))
-		putHeader(b, &Header{Kind: KindRaft, Size: uint32(len(body)), Sealed: uint32(len(head)), Sum: crc32.Checksum(head, castagnoli)})
-		r := readerOf(append(b, body...))
-		if _, err := r.Next(); err != nil {
-			t.Fatal(err)
-		}
-		got, err := r.ReadRaft(NewSlab(NewSlabPool()))
-		want, wantErr := ParseRaft(body)
-		if err != nil && !errors.Is(err, ErrProtocol) {
-			t.Fatal(err)
-		}
-		// A head that takes in some of the data is only refused where it counts.
-		if err == nil && (wantErr != nil || !reflect.DeepEqual(got, want)) {
-			t.Fatalf("%+v, and whole %+v, %v", got, want, wantErr)
-		}
-	})
-}
-
 func FuzzDatagram(f *testing.F) {
 	b, err := AppendRaftDatagram(nil, &Datagram{From: 1, To: 2, Stamp: 3}, &sampleHeartbeat)
 	if err != nil {

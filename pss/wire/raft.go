@@ -125,71 +125,13 @@ func RaftSize(m *raftpb.Message) int {
 // whoever takes the message checks it as the operation it is (op.Parse, Op.Check). Lengths of 0 give
 // nil.
 func ParseRaft(b []byte) (raftpb.Message, error) {
-	m, heads, data, err := parseRaftHead(b)
-	if err != nil {
-		return m, err
-	}
-	for i := range m.Entries {
-		size := int(heads.size(i))
-		if size > len(data) {
-			return m, fmt.Errorf("%w: a raft entry of %d bytes", ErrProtocol, size)
-		}
-		if err := heads.setData(&m.Entries[i], i, data[:size:size]); err != nil {
-			return m, err
-		}
-		data = data[size:]
-	}
-	if len(data) > 0 {
-		return m, fmt.Errorf("%w: %d bytes after a raft message", ErrProtocol, len(data))
-	}
-	return m, nil
-}
-
-// ReadRaft reads the raft message of a frame that Next has found, into memory of slab; the rest is as with ParseRaft. If
-// there is long data each entry's is by itself, and its end aligned (TakeEnd).
-func (r *Reader) ReadRaft(slab *Slab) (raftpb.Message, error) {
-	if h := &r.header; h.Sealed < raftFixed || h.Size-h.Sealed < minPages {
-		b := slab.Take(r.left)
-		if err := r.Body(b); err != nil {
-			return raftpb.Message{}, err
-		}
-		return ParseRaft(b)
-	}
-	head := slab.Take(int(r.header.Sealed))
-	if err := r.Body(head); err != nil {
-		return raftpb.Message{}, err
-	}
-	m, heads, rest, err := parseRaftHead(head)
-	if err == nil && len(rest) > 0 {
-		err = fmt.Errorf("%w: %d bytes after the head of a raft message", ErrProtocol, len(rest))
-	}
-	if err != nil {
-		return m, err
-	}
-	for i := range m.Entries {
-		data := slab.TakeEnd(int(heads.size(i)))
-		if err := r.Body(data); err != nil {
-			return m, err
-		}
-		if err := heads.setData(&m.Entries[i], i, data); err != nil {
-			return m, err
-		}
-	}
-	if r.left > 0 {
-		return m, fmt.Errorf("%w: %d bytes after a raft message", ErrProtocol, r.left)
-	}
-	return m, nil
-}
-
-// parseRaftHead reads a message but for the data of its entries, and returns what is behind its head.
-func parseRaftHead(b []byte) (m raftpb.Message, heads entryHeads, data []byte, err error) {
 	le := binary.LittleEndian
 	if len(b) < raftFixed || len(b) > MaxRaft {
-		return m, nil, nil, fmt.Errorf("%w: a raft message of %d bytes", ErrProtocol, len(b))
+		return raftpb.Message{}, fmt.Errorf("%w: a raft message of %d bytes", ErrProtocol, len(b))
 	}
 	context, snapshot, count := le.Uint32(b[4:]), le.Uint32(b[72:]), le.Uint32(b[76:])
 	u64 := func(i int) uint64 { return le.Uint64(b[8+8*i:]) }
-	m = raftpb.Message{
+	m := raftpb.Message{
 		Type: raftpb.MessageType(b[0]), Reject: b[1] != 0,
 		To: u64(0), From: u64(1), Term: u64(2), LogTerm: u64(3),
 		Index: u64(4), Commit: u64(5), Vote: u64(6), RejectHint: u64(7),
@@ -197,11 +139,11 @@ func parseRaftHead(b []byte) (m raftpb.Message, heads entryHeads, data []byte, e
 	rest := b[raftFixed:]
 	switch {
 	case !travels(m.Type):
-		return m, nil, nil, fmt.Errorf("%w: raft message of type %v", ErrProtocol, m.Type)
+		return m, fmt.Errorf("%w: raft message of type %v", ErrProtocol, m.Type)
 	case b[1] > 1 || le.Uint16(b[2:]) != 0 || context > MaxContext || count > MaxEntries:
-		return m, nil, nil, fmt.Errorf("%w: %v head makes no sense", ErrProtocol, m.Type)
+		return m, fmt.Errorf("%w: %v head makes no sense", ErrProtocol, m.Type)
 	case uint64(len(rest)) < uint64(context)+uint64(snapshot)+entryFixed*uint64(count):
-		return m, nil, nil, fmt.Errorf("%w: %v cut short at %d bytes", ErrProtocol, m.Type, len(b))
+		return m, fmt.Errorf("%w: %v cut short at %d bytes", ErrProtocol, m.Type, len(b))
 	}
 	if context > 0 {
 		m.Context = rest[:context:context]
@@ -209,50 +151,43 @@ func parseRaftHead(b []byte) (m raftpb.Message, heads entryHeads, data []byte, e
 	if rest = rest[context:]; snapshot > 0 {
 		m.Snapshot = new(raftpb.Snapshot)
 		if err := m.Snapshot.Unmarshal(rest[:snapshot]); err != nil {
-			return m, nil, nil, fmt.Errorf("%w: the snapshot of %v: %w", ErrProtocol, m.Type, err)
+			return m, fmt.Errorf("%w: the snapshot of %v: %w", ErrProtocol, m.Type, err)
 		}
 	}
-	heads = entryHeads(rest[snapshot:][:entryFixed*count])
-	m.Entries, err = heads.parse()
-	return m, heads, rest[snapshot:][len(heads):], err
+	var err error
+	m.Entries, err = parseEntries(rest[snapshot:], int(count))
+	return m, err
 }
 
-// entryHeads are the heads of a message's entries.
-type entryHeads []byte
-
-// size is how many bytes of data entry i has.
-func (h entryHeads) size(i int) uint32 { return binary.LittleEndian.Uint32(h[entryFixed*i+16:]) }
-
-// parse reads the entries but for their data.
-func (h entryHeads) parse() ([]raftpb.Entry, error) {
-	if len(h) == 0 {
-		return nil, nil
-	}
+// parseEntries reads count entry heads and the data behind them, which must be all of b.
+func parseEntries(b []byte, count int) ([]raftpb.Entry, error) {
 	le := binary.LittleEndian
-	entries := make([]raftpb.Entry, len(h)/entryFixed)
+	data := b[entryFixed*count:]
+	var entries []raftpb.Entry
+	if count > 0 {
+		entries = make([]raftpb.Entry, count)
+	}
 	for i := range entries {
-		b := h[entryFixed*i:]
-		size, typ := h.size(i), raftpb.EntryType(b[24])
+		h := b[entryFixed*i:]
+		size, sum, typ := le.Uint32(h[16:]), le.Uint32(h[20:]), raftpb.EntryType(h[24])
 		switch {
-		case size > MaxEntry:
+		case size > MaxEntry || uint64(size) > uint64(len(data)):
 			return nil, fmt.Errorf("%w: a raft entry of %d bytes", ErrProtocol, size)
-		case typ > raftpb.EntryConfChangeV2 || b[25]|b[26]|b[27] != 0:
+		case typ > raftpb.EntryConfChangeV2 || h[25]|h[26]|h[27] != 0:
 			return nil, fmt.Errorf("%w: a raft entry of type %d", ErrProtocol, typ)
+		case typ == raftpb.EntryNormal && sum != 0 ||
+			typ != raftpb.EntryNormal && sum != crc32.Checksum(data[:size], castagnoli):
+			return nil, fmt.Errorf("%w: raft entry checksum", ErrProtocol)
 		}
 		e := &entries[i]
-		e.Term, e.Index, e.Type = le.Uint64(b[0:]), le.Uint64(b[8:]), typ
-	}
-	return entries, nil
-}
-
-// setData gives entry i its data, after a look at its checksum where it has one.
-func (h entryHeads) setData(e *raftpb.Entry, i int, data []byte) error {
-	sum := binary.LittleEndian.Uint32(h[entryFixed*i+20:])
-	if e.Type == raftpb.EntryNormal && sum != 0 || e.Type != raftpb.EntryNormal && sum != crc32.Checksum(data, castagnoli) {
-		return fmt.Errorf("%w: raft entry checksum", ErrProtocol)
+		e.Term, e.Index, e.Type = le.Uint64(h[0:]), le.Uint64(h[8:]), typ
+		if size > 0 {
+			e.Data = data[:size:size]
+		}
+		data = data[size:]
 	}
 	if len(data) > 0 {
-		e.Data = data
+		return nil, fmt.Errorf("%w: %d bytes after a raft message", ErrProtocol, len(data))
 	}
-	return nil
+	return entries, nil
 }

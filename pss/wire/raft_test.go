@@ -5,7 +5,6 @@ import (
 	"errors"
 	"reflect"
 	"testing"
-	"unsafe"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"pgregory.net/rapid"
@@ -65,48 +64,6 @@ func TestRaftComesBack(t *testing.T) {
 		}
 		if _, err := ParseRaft(append(b, 0)); !errors.Is(err, ErrProtocol) {
 			t.Fatalf("lengthened: %v", err)
-		}
-	})
-}
-
-// TestReadRaft: a message that is read off a connection is the one that was sent, with long data and without, and long
-// data lies so that a log can write it to a disk from there.
-func TestReadRaft(t *testing.T) {
-	pool := NewSlabPool()
-	rapid.Check(t, func(t *rapid.T) {
-		slab := NewSlab(pool)
-		m := drawMessage(t)
-		for i := range m.Entries {
-			if n := rapid.SampledFrom([]int{0, 0, minPages - 1, minPages, 256<<10 + 344}).Draw(t, "long"); n > 0 {
-				m.Entries[i].Data = bytes.Repeat([]byte{byte(i + 1)}, n)
-			}
-		}
-		frame := bytesOf(t, func(w *Writer) error { return w.Raft(&m) })
-		step := rapid.SampledFrom([]int{100, 5000, 1 << 20}).Draw(t, "step")
-		r := NewReader(&sink{in: append(bytes.Clone(frame), frame...), step: step})
-		for range 2 {
-			if _, err := r.Next(); err != nil {
-				t.Fatal(err)
-			}
-			got, err := r.ReadRaft(slab)
-			if err != nil || !reflect.DeepEqual(got, m) {
-				t.Fatalf("%v: %v with %d entries, want %v with %d", err, got.Type, len(got.Entries), m.Type, len(m.Entries))
-			}
-			for _, e := range got.Entries {
-				end := uintptr(unsafe.Pointer(unsafe.SliceData(e.Data))) + uintptr(len(e.Data))
-				if RaftSize(&m) > minPages+1000 && len(e.Data) >= minPages && end%pageAlign != 0 {
-					t.Fatalf("%d bytes end at %#x", len(e.Data), end)
-				}
-			}
-		}
-		for _, bad := range [][]byte{frame[:len(frame)-1], frame[:len(frame)/2]} {
-			r := readerOf(bad)
-			if _, err := r.Next(); err != nil {
-				continue
-			}
-			if _, err := r.ReadRaft(slab); err == nil {
-				t.Fatalf("%d of %d bytes are a message", len(bad), len(frame))
-			}
 		}
 	})
 }

@@ -1,18 +1,12 @@
 package wire
 
-import (
-	"runtime"
-	"unsafe"
-)
+import "runtime"
 
 const (
 	// slabChunk is the size of a chunk in bytes: the largest operation, or a raft message that
 	// carries it, fits.
 	slabChunk = MaxEntry + 64<<10
 	slabAlign = 8 // bytes
-	// TakeEnd aligns what is at least so long, to pageAlign: it is worth the gap before it.
-	minPages  = 64 << 10
-	pageAlign = 4096
 	// maxIdleChunks is how many chunks a SlabPool keeps that nobody refers to; more are freed.
 	maxIdleChunks = 64
 )
@@ -71,25 +65,4 @@ func (s *Slab) Take(n int) []byte {
 	b := s.free[:n:n]
 	s.free = s.free[min(len(s.free), (n+slabAlign-1)&^(slabAlign-1)):]
 	return b
-}
-
-// TakeEnd is Take, but that the end of a long piece lies on a border of 4096 bytes: an operation ends with its payload,
-// so that a log can write whole blocks of it to a disk from where they are.
-func (s *Slab) TakeEnd(n int) []byte {
-	if n < minPages || n > slabChunk-pageAlign {
-		return s.Take(n)
-	}
-	gap := s.gap(n)
-	if gap+n > len(s.free) {
-		s.free = s.pool.get()[:]
-		gap = s.gap(n)
-	}
-	s.free = s.free[gap:]
-	return s.Take(n)
-}
-
-// gap is how many bytes to leave so that the end of n bytes behind them is aligned.
-func (s *Slab) gap(n int) int {
-	end := uintptr(unsafe.Pointer(unsafe.SliceData(s.free))) + uintptr(n)
-	return int(-end & (pageAlign - 1))
 }
